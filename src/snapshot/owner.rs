@@ -1,0 +1,311 @@
+//! Whose a snapshot file is: ours, another history's, another cluster's, or unknown (design section 7).
+//!
+//! A restore starts a new history: etcd's raft index falls, while its cluster id stays if URLs and token stay. A file is
+//! of another history when something surely newer has another etcd cluster id or a lower raft index. Only what is ours
+//! is ever counted, uploaded or deleted.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::file::{Listing, SnapshotFile, Storage};
+use super::manifest::History;
+use super::name::{ClusterId, FileName, NodeName};
+
+/// Who we are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Our node.
+    pub node: NodeName,
+    /// Our cluster; None until the API server or the state has told it.
+    pub cluster: Option<ClusterId>,
+    /// Our member's history, where it was asked.
+    pub history: Option<History>,
+}
+
+/// Whose a snapshot file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// Our cluster's and of its present history.
+    Ours,
+    /// Our cluster's, from before a restore: it keeps its record, is not counted and never deleted.
+    AnotherHistory,
+    /// It has no record here, is not counted and never deleted.
+    AnotherCluster,
+    /// Nothing proves whose it is: it has a record, is not counted and never deleted.
+    Unknown,
+}
+
+impl Owner {
+    /// As the record's annotation and the metric's label say it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::AnotherHistory => "another-history",
+            Self::AnotherCluster => "another-cluster",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// How much newer a manifest must be, by name and by change, before it speaks about an older one: skew and lag make no history.
+const SURELY_NEWER: SignedDuration = SignedDuration::from_mins(5);
+
+/// Whose each file of a listing is. Files not looked into are [`Owner::Unknown`].
+pub fn owners(storage: &Storage, us: &Identity, listing: &Listing) -> BTreeMap<FileName, Owner> {
+    let newer = told_by_newer(storage, us, listing);
+    let of_another_history = |file: &SnapshotFile, history: &History| {
+        us.history.as_ref().is_some_and(|member| breaks(history, member))
+            || newer.get(&file.name).is_some_and(|newer| newer.breaks(history))
+    };
+    let mut found: BTreeMap<FileName, Owner> = listing
+        .values()
+        .map(|file| {
+            let owner = match (cluster(storage, us, file), file.known.as_ref().and_then(|known| known.manifest.history.as_ref())) {
+                (Cluster::Another, _) => Owner::AnotherCluster,
+                (Cluster::Unknown, _) => Owner::Unknown,
+                (Cluster::Ours, Some(history)) if of_another_history(file, history) => Owner::AnotherHistory,
+                (Cluster::Ours, _) => Owner::Ours,
+            };
+            (file.name.clone(), owner)
+        })
+        .collect();
+    if found.values().any(|owner| *owner == Owner::AnotherHistory) {
+        // Beside another history, a file that does not tell its own may be of either.
+        for (name, owner) in &mut found {
+            let tells = listing[name].known.as_ref().is_some_and(|known| known.manifest.history.is_some());
+            if *owner == Owner::Ours && !tells {
+                *owner = Owner::Unknown;
+            }
+        }
+    }
+    found
+}
+
+#[derive(PartialEq)]
+enum Cluster {
+    Ours,
+    Another,
+    Unknown,
+}
+
+fn cluster(storage: &Storage, us: &Identity, file: &SnapshotFile) -> Cluster {
+    let Some(known) = &file.known else {
+        return Cluster::Unknown;
+    };
+    let claimed = match storage {
+        // Only a HEAD of this very object proves it; a sidecar is another object.
+        Storage::S3 { .. } => known.cluster.as_ref(),
+        Storage::Local { .. } => known.manifest.cluster.as_ref(),
+    };
+    match (claimed, &us.cluster, storage) {
+        (Some(claimed), Some(ours), _) if claimed == ours => Cluster::Ours,
+        (Some(_), Some(_), _) => Cluster::Another,
+        (None, _, Storage::Local { node }) if file.name.names_node(node) => Cluster::Ours,
+        _ => Cluster::Unknown,
+    }
+}
+
+/// Whether an older manifest cannot be of the history that a newer one tells.
+fn breaks(older: &History, newer: &History) -> bool {
+    older.etcd_cluster != newer.etcd_cluster || newer.raft_index < older.raft_index
+}
+
+/// What a set of good manifests says together about anything older than all of them.
+#[derive(Clone)]
+enum Together {
+    OneCluster { id: String, lowest_index: u64 },
+    SeveralClusters,
+}
+
+impl Together {
+    fn breaks(&self, older: &History) -> bool {
+        match self {
+            Self::OneCluster { id, lowest_index } => *id != older.etcd_cluster || *lowest_index < older.raft_index,
+            // At least one of several has not the older one's cluster id.
+            Self::SeveralClusters => true,
+        }
+    }
+
+    fn and(self, history: &History) -> Self {
+        match self {
+            Self::OneCluster { id, lowest_index } if id == history.etcd_cluster => {
+                Self::OneCluster { id, lowest_index: lowest_index.min(history.raft_index) }
+            }
+            _ => Self::SeveralClusters,
+        }
+    }
+
+    fn joined(self, other: &Self) -> Self {
+        match other {
+            Self::OneCluster { id, lowest_index } => self.and(&History { etcd_cluster: id.clone(), raft_index: *lowest_index }),
+            Self::SeveralClusters => Self::SeveralClusters,
+        }
+    }
+}
+
+/// What the good manifests of our cluster say together about each file that they are surely newer than, both by name and
+/// by change. Files are asked in the order of falling name time, over a Fenwick tree of the change times, so that ten
+/// thousand files cost no square.
+fn told_by_newer<'a>(storage: &Storage, us: &Identity, listing: &'a Listing) -> BTreeMap<&'a FileName, Together> {
+    let times = |file: &SnapshotFile| (file.name.created_at(file.modified), file.modified);
+    let mut good: Vec<_> = listing
+        .values()
+        .filter(|file| file.is_good() && cluster(storage, us, file) == Cluster::Ours)
+        .filter_map(|file| Some((times(file), file.known.as_ref()?.manifest.history.as_ref()?)))
+        .collect();
+    if good.is_empty() {
+        return BTreeMap::new();
+    }
+    good.sort_by_key(|(times, _)| std::cmp::Reverse(*times));
+    let mut changes: Vec<Timestamp> = good.iter().map(|((_, change), _)| *change).collect();
+    changes.sort_by_key(|change| std::cmp::Reverse(*change));
+    let mut asked: Vec<&SnapshotFile> = listing.values().collect();
+    asked.sort_by_key(|file| std::cmp::Reverse(times(file)));
+
+    let mut tree: Vec<Option<Together>> = vec![None; changes.len() + 1];
+    let mut answers = BTreeMap::new();
+    let mut entered = good.into_iter().peekable();
+    for file in asked {
+        let (name_time, change) = times(file);
+        while let Some(((_, newer_change), history)) = entered.next_if(|((newer_name, _), _)| surely_newer(*newer_name, name_time)) {
+            let mut at = changes.partition_point(|other| *other > newer_change) + 1;
+            while at < tree.len() {
+                tree[at] = Some(match tree[at].take() {
+                    None => Together::OneCluster { id: history.etcd_cluster.clone(), lowest_index: history.raft_index },
+                    Some(together) => together.and(history),
+                });
+                at += at & at.wrapping_neg();
+            }
+        }
+        let mut upto = changes.partition_point(|other| surely_newer(*other, change));
+        let mut answer: Option<Together> = None;
+        while upto > 0 {
+            if let Some(part) = &tree[upto] {
+                answer = Some(answer.map_or_else(|| part.clone(), |sum| sum.joined(part)));
+            }
+            upto -= upto & upto.wrapping_neg();
+        }
+        if let Some(answer) = answer {
+            answers.insert(&file.name, answer);
+        }
+    }
+    answers
+}
+
+fn surely_newer(newer: Timestamp, older: Timestamp) -> bool {
+    newer.duration_since(older) > SURELY_NEWER
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::snapshot::{Known, Manifest, Metadata, Verdict, Version};
+
+    fn bucket() -> Storage {
+        Storage::s3("h", true, "b", "f")
+    }
+
+    fn us() -> Identity {
+        Identity { node: NodeName::new("cp1").unwrap(), cluster: ClusterId::new("uid"), history: None }
+    }
+
+    fn object(seconds: i64, modified: i64, history: Option<(&str, u64)>) -> SnapshotFile {
+        let history = history.map(|(id, raft_index)| History { etcd_cluster: id.into(), raft_index });
+        SnapshotFile {
+            name: FileName::new(&format!("etcd-snapshot-cp1-{seconds}")).unwrap(),
+            size: 1,
+            modified: Timestamp::from_second(modified).unwrap(),
+            version: Version::remembered("v"),
+            at_rest: true,
+            known: Some(Known {
+                verdict: Verdict::Whole,
+                manifest: Manifest { history, ..Manifest::default() },
+                cluster: ClusterId::new("uid"),
+                node: None,
+                token_hash: None,
+                metadata: Metadata::InRecord,
+            }),
+        }
+    }
+
+    fn listing(files: Vec<SnapshotFile>) -> Listing {
+        files.into_iter().map(|file| (file.name.clone(), file)).collect()
+    }
+
+    fn words(storage: &Storage, files: Vec<SnapshotFile>) -> Vec<&'static str> {
+        owners(storage, &us(), &listing(files)).into_values().map(Owner::word).collect()
+    }
+
+    #[test]
+    fn a_fallen_raft_index_makes_what_is_older_another_history() {
+        let files = vec![object(1000, 1000, Some(("c", 50))), object(2000, 2000, Some(("c", 90))), object(3000, 3000, Some(("c", 60)))];
+        assert_eq!(words(&bucket(), files), ["ours", "another-history", "ours"]);
+    }
+
+    #[test]
+    fn another_etcd_cluster_id_makes_what_is_older_another_history_and_the_silent_unknown() {
+        let files = vec![object(1000, 1000, Some(("old", 5))), object(2000, 2000, None), object(3000, 3000, Some(("new", 60)))];
+        assert_eq!(words(&bucket(), files), ["another-history", "unknown", "ours"]);
+    }
+
+    #[test]
+    fn lag_skew_or_one_clock_jump_make_no_history() {
+        // Newer by name alone, by change alone, or by less than five minutes.
+        for (seconds, modified) in [(9000, 1100), (1100, 9000), (1200, 1200), (1300, 1300)] {
+            let files = vec![object(1000, 1000, Some(("c", 90))), object(seconds, modified, Some(("c", 10)))];
+            assert_eq!(words(&bucket(), files), ["ours", "ours"], "{seconds} {modified}");
+        }
+    }
+
+    #[test]
+    fn a_bad_manifest_makes_no_history() {
+        let mut newer = object(9000, 9000, Some(("c", 10)));
+        newer.known.as_mut().unwrap().manifest.quorum = Some(false);
+        assert_eq!(words(&bucket(), vec![object(1000, 1000, Some(("c", 90))), newer]), ["ours", "ours"]);
+    }
+
+    #[test]
+    fn an_object_is_ours_only_by_its_own_metadata_and_a_local_file_by_its_name() {
+        let mut stranger = object(1000, 1000, None);
+        stranger.known.as_mut().unwrap().cluster = ClusterId::new("another");
+        let mut silent = object(2000, 2000, None);
+        silent.known.as_mut().unwrap().cluster = None;
+        silent.known.as_mut().unwrap().manifest.cluster = ClusterId::new("uid");
+        let mut unseen = object(3000, 3000, None);
+        unseen.known = None;
+        assert_eq!(words(&bucket(), vec![stranger, silent, unseen]), ["another-cluster", "unknown", "unknown"]);
+
+        let local = Storage::Local { node: us().node };
+        let mut file = object(1000, 1000, None);
+        let mut foreign = object(2000, 2000, None);
+        foreign.known.as_mut().unwrap().manifest.cluster = ClusterId::new("another");
+        let mut other_node = object(3000, 3000, None);
+        other_node.name = FileName::new("etcd-snapshot-cp2-3000").unwrap();
+        file.known.as_mut().unwrap().cluster = None;
+        assert_eq!(words(&local, vec![file, foreign, other_node]), ["ours", "another-cluster", "unknown"]);
+    }
+
+    proptest! {
+        /// The tree answers what comparing every pair answers.
+        #[test]
+        fn the_fast_answer_is_the_plain_one(files in proptest::collection::vec((0..20_i64, 0..20_i64, 0..3_usize, 0..5_u64), 0..40)) {
+            let all = listing(files.iter().map(|(name, change, id, index)| {
+                object(name * 100, change * 100, (*id > 0).then(|| (["", "a", "b"][*id], *index)))
+            }).collect());
+            let fast = owners(&bucket(), &us(), &all);
+            let history = |file: &SnapshotFile| file.known.as_ref().unwrap().manifest.history.clone();
+            let time = |file: &SnapshotFile| file.name.time().unwrap();
+            for file in all.values() {
+                let Some(mine) = history(file) else { continue };
+                let plain = all.values().any(|other| {
+                    surely_newer(time(other), time(file)) && surely_newer(other.modified, file.modified)
+                        && history(other).is_some_and(|newer| breaks(&mine, &newer))
+                });
+                prop_assert_eq!(fast[&file.name] == Owner::AnotherHistory, plain);
+            }
+        }
+    }
+}
