@@ -4,3 +4,4 @@
 //! `decide` what is to be done; `storage` and `kubernetes` are the edges, and `controller` is the loop through them.
 
 pub mod snapshot;
+pub mod storage;
