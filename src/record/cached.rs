@@ -32,6 +32,8 @@ pub struct Record {
     pub facts: Short,
     /// The version it says it was written for.
     pub version: Option<Version>,
+    /// Its content is what was last written to it.
+    pub is_untouched: bool,
     /// What it says is known of that version. None when its content is not what was last written to it: then it is not believed.
     pub known: Option<Box<Known>>,
     /// `status.error.time`, when it has an error.
@@ -62,6 +64,7 @@ pub fn cached(object: &ETCDSnapshotFile, program: Program) -> Record {
         node: object.spec.node_name.clone(),
         digest: digest(object, program),
         facts: digest_without_metadata(object, program),
+        is_untouched: untouched,
         known: if untouched { known(object, program).map(Box::new) } else { None },
         version,
         // An error without a time counts from the record's own beginning.
