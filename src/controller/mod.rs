@@ -1,0 +1,3 @@
+//! Effects: the pass (observe, decide, check, act, report), and the loops that run it.
+
+pub mod run;
