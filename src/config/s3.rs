@@ -193,7 +193,7 @@ impl S3Layer {
     /// What is set here, else what is set there.
     fn or(self, other: Self) -> Self {
         // The two ways to name certificates are one setting: what is set here is not to be widened from there.
-        let ca_here = self.ca.is_some() || self.ca_map.is_some();
+        let ca_map = if self.ca.is_some() { self.ca_map } else { self.ca_map.or(other.ca_map) };
         Self {
             enabled: self.enabled.or(other.enabled),
             config_secret: self.config_secret.or(other.config_secret),
@@ -203,8 +203,8 @@ impl S3Layer {
             region: self.region.or(other.region),
             lookup: self.lookup.or(other.lookup),
             keys: self.keys.or(other.keys),
-            ca: if ca_here { self.ca } else { other.ca },
-            ca_map: if ca_here { self.ca_map } else { other.ca_map },
+            ca: self.ca.or(other.ca),
+            ca_map,
             skip_verify: self.skip_verify.or(other.skip_verify),
             insecure: self.insecure.or(other.insecure),
             proxy: self.proxy.or(other.proxy),
