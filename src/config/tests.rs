@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::file::ConfigFile;
 use super::*;
+use crate::decide::Mode;
 use crate::snapshot::Program;
 
 /// What is given where.

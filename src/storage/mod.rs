@@ -1,0 +1,26 @@
+//! Storages: where snapshot files are. Effects only; nothing here knows Kubernetes, and nothing here decides.
+
+use std::collections::BTreeMap;
+
+use crate::snapshot::{Failure, FileName, Inventory, Known, Version};
+
+/// What is known already, by name: of a version that is in here, nothing is looked into again.
+pub type Memory = BTreeMap<FileName, (Version, Known)>;
+
+/// What one listing brought: the inventory, and what cost only itself on the way.
+#[derive(Debug)]
+pub struct Listed {
+    /// How far it got and what it saw.
+    pub inventory: Inventory,
+    /// One for each file or object that could not be looked into; it is listed with nothing known of it.
+    pub failures: Vec<Failure>,
+}
+
+/// A directory or a bucket.
+pub trait Store: Send + Sync {
+    /// Lists everything, and looks into what is not in `memory` under the version found.
+    fn list(&self, memory: &Memory) -> impl Future<Output = Listed> + Send;
+
+    /// Looks at one name, now: `lstat` or `HEAD`. `Ok(None)` is proof that it is not there.
+    fn ask(&self, name: &FileName) -> impl Future<Output = Result<Option<Version>, Failure>> + Send;
+}
