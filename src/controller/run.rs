@@ -158,7 +158,7 @@ mod tests {
         };
         tokio::pin!(ticking);
         // Not polled from 1.0 s to 3.5 s: two beats are missed, one is made up, then 4.0 s.
-        tokio::time::timeout(Duration::from_millis(1000), &mut ticking).await.unwrap_err();
+        tokio::time::timeout(SECOND, &mut ticking).await.unwrap_err();
         tokio::time::advance(Duration::from_millis(2500)).await;
         ticking.await;
         let mut seen = Vec::new();
