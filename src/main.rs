@@ -1,4 +1,7 @@
 //! Arguments in, exit code out.
-fn main() {
-    print!("{}", etcd_snapshot_operator::record::crd::yaml());
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    etcd_snapshot_operator::cli::main()
 }

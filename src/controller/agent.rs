@@ -1,0 +1,153 @@
+//! One agent: its parts put together, started, and stopped in the order that leaves nothing half done.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::bucket::BucketLoop;
+use super::directory::DirectoryLoop;
+use super::run::{BeatPart, Wake, beats, run};
+use super::shared::{Shared, Surroundings};
+use super::surroundings;
+use super::verify::Verifier;
+use super::voice::Voice;
+use crate::config::RunSettings;
+use crate::decide::Policy;
+use crate::health::Health;
+use crate::kubernetes::client::{ClientError, Source, client};
+use crate::kubernetes::events::Events;
+use crate::kubernetes::{Cache, lease};
+use crate::metrics::{Metrics, Operation, Status};
+use crate::snapshot::{Failure, Storage};
+use crate::storage::local::{Directory, LocalError};
+use crate::http;
+
+/// How long a running pass may take to end when we stop; kubelet's patience is longer.
+const GRACE: Duration = Duration::from_secs(10);
+/// How long the last things may take after that: Leases given back, Events told.
+const LAST_THINGS: Duration = Duration::from_secs(5);
+/// No request takes longer than this by default; a loop that shows no progress for longer is stuck.
+const LONGEST_REQUEST: Duration = Duration::from_mins(5);
+
+/// Why an agent cannot start. Everything else is waited out.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No API server is named, or the way to it makes no sense.
+    #[error("there is no way to the API server")]
+    Client(#[from] ClientError),
+    /// The snapshot directory cannot be one.
+    #[error("the setting etcd-snapshot-dir cannot be used")]
+    Directory(#[from] LocalError),
+    /// The address is taken, or not ours.
+    #[error("metrics and probes cannot be served")]
+    Listen(#[from] http::ListenError),
+}
+
+/// Runs until `stop`, and returns when everything in flight has ended or was given up.
+pub async fn agent(settings: RunSettings, stop: CancellationToken) -> Result<(), StartError> {
+    let health = Arc::new(Health::new(settings.mode, settings.interval, LONGEST_REQUEST));
+    let metrics = Arc::new(Metrics::new(settings.metrics_prefix.as_deref()));
+    let listener = http::listen(settings.http_listen).await?;
+    let client = client(&Source::infer(|name| std::env::var_os(name))?, settings.namespace.as_deref()).await?;
+    let directory = Directory::open(settings.snapshot_dir.clone(), settings.node.clone())?;
+
+    let (local, remote) = (Arc::new(Wake::default()), Arc::new(Wake::default()));
+    let (of_local, of_remote, node) = (local.clone(), remote.clone(), settings.node.clone());
+    let cache = Cache::new(client.clone(), settings.program, move |changed| match changed {
+        Some(Storage::Local { node: of }) if *of == node => of_local.wake(),
+        Some(Storage::Local { .. }) => {}
+        Some(Storage::S3 { .. }) => of_remote.wake(),
+        None => {
+            of_local.wake();
+            of_remote.wake();
+        }
+    });
+    let (events, publisher) = Events::new(client.clone(), settings.node.as_str());
+    let shared = Arc::new(Shared {
+        policy: Policy { mode: settings.mode, interval: settings.interval },
+        client,
+        cache: cache.clone(),
+        events,
+        metrics: metrics.clone(),
+        health: health.clone(),
+        voice: Arc::new(Voice::default()),
+        stop: stop.clone(),
+        around: Mutex::new(Surroundings::default()),
+        heard: Notify::new(),
+        settings,
+    });
+    super::directory::remembered_cluster(&directory, &shared);
+    let verifier = Verifier::new(directory.clone(), local.clone(), metrics.clone(), shared.voice.clone(), stop.clone());
+
+    // What may go on while the loops end, and ends after them.
+    let (tasks, last) = (TaskTracker::new(), CancellationToken::new());
+    let stopped = last.clone();
+    tasks.spawn(async move { publisher.run(&stopped).await });
+    tasks.spawn(http::serve(listener, metrics, health, last.clone()));
+    let stopped = last.clone();
+    tasks.spawn(async move { cache.run(&stopped).await });
+    let (watching, woken, stopped) = (directory.clone(), local.clone(), stop.clone());
+    tasks.spawn(async move { watching.watch(move || woken.wake(), stopped).await });
+    tasks.spawn(surroundings::follow_cache(shared.clone(), last.clone()));
+
+    let with_bucket = shared.settings.s3.is_on();
+    let beating = beats(
+        shared.settings.interval,
+        || {
+            let parts = (local.beat(), with_bucket.then(|| remote.beat()));
+            let wakes = [local.clone(), remote.clone()];
+            tokio::spawn(beat(shared.clone(), parts, wakes));
+        },
+        &stop,
+    );
+    let mut directory_loop = DirectoryLoop::new(shared.clone(), directory, verifier.clone());
+    let looking = run(async || directory_loop.pass().await, &local, GRACE, &stop);
+    let leading = async {
+        let namespace = shared.client.default_namespace().to_string();
+        let holder = lease::holder(shared.settings.node.as_str());
+        let mut bucket_loop = BucketLoop::new(shared.clone(), remote.clone(), namespace, holder);
+        if with_bucket {
+            run(async || bucket_loop.pass().await, &remote, GRACE, &stop).await;
+        }
+        tokio::time::timeout(LAST_THINGS, bucket_loop.stopped()).await.ok();
+    };
+    tokio::join!(beating, looking, leading);
+    tracing::info!("stopping");
+    tokio::time::timeout(LAST_THINGS, verifier.stopped()).await.ok();
+    last.cancel();
+    tasks.close();
+    tokio::time::timeout(LAST_THINGS, tasks.wait()).await.ok();
+    Ok(())
+}
+
+type Parts = (tokio::sync::oneshot::Receiver<BeatPart>, Option<tokio::sync::oneshot::Receiver<BeatPart>>);
+
+/// One beat: looks around, and measures both storages' passes when they have ended.
+async fn beat(shared: Arc<Shared>, (local, remote): Parts, wakes: [Arc<Wake>; 2]) {
+    let began = Instant::now();
+    shared.metrics.beat(shared.now());
+    let remote = async {
+        match remote {
+            Some(remote) => remote.await.ok().flatten(),
+            None => None,
+        }
+    };
+    let (around, local, remote) = tokio::join!(surroundings::look(&shared, &wakes), local, remote);
+    let Ok(Some(local)) = local else { return }; // We are stopping.
+    let status = |ok: bool| if ok { Status::Success } else { Status::Error };
+    shared.metrics.ended(Operation::ReconcileLocal, status(local.ok), local.took, shared.now());
+    if let Some(remote) = remote {
+        shared.metrics.ended(Operation::ReconcileS3, status(remote.ok), remote.took, shared.now());
+    }
+    let ok = around && local.ok && remote.is_none_or(|remote| remote.ok);
+    shared.metrics.ended(Operation::Reconcile, status(ok), began.elapsed(), shared.now());
+}
+
+/// The whole chain of an error that ends the process.
+pub fn sentence(error: &StartError) -> String {
+    Failure::of("start", error).message
+}

@@ -1,0 +1,48 @@
+//! One pass of one storage: observe, decide, check, act, report.
+
+use tokio::time::Instant;
+
+use super::act::{Hands, act};
+use super::observe::observe;
+use super::permit::Permit;
+use super::report::report;
+use super::run::PassEnd;
+use super::shared::Shared;
+use super::verify::Verifier;
+use crate::decide::{check, decide};
+use crate::record::Place;
+use crate::snapshot::Storage;
+use crate::storage::Store;
+
+/// What a pass works with.
+pub struct Parts<'a, S> {
+    /// What both loops share.
+    pub shared: &'a Shared,
+    /// The directory or the bucket.
+    pub store: &'a S,
+    /// Which one.
+    pub storage: Storage,
+    /// Where its files are, as records say it.
+    pub place: Place,
+    /// Reads files against their trailers; a bucket has none.
+    pub verifier: Option<&'a Verifier>,
+    /// Until when we may write.
+    pub permit: Permit,
+}
+
+/// Runs one pass. What failed in it is said; the next pass is the retry.
+pub async fn pass<S: Store>(parts: &Parts<'_, S>) -> PassEnd {
+    let began = Instant::now();
+    let (seen, failures) = observe(parts).await;
+    let plan = check(decide(&seen, &parts.shared.policy, parts.shared.now()), &seen, &parts.shared.policy);
+    let hands = Hands {
+        store: parts.store,
+        cache: &parts.shared.cache,
+        verifier: parts.verifier,
+        permit: &parts.permit,
+        stop: &parts.shared.stop,
+    };
+    let outcomes = act(&plan, &hands).await;
+    let ok = report(&seen, &failures, &plan, &outcomes, parts.shared);
+    PassEnd { took: began.elapsed(), ok }
+}

@@ -1,0 +1,156 @@
+//! Report: what a pass did, told in places that agree: metrics, log, Events and health.
+//!
+//! A failure is said when it begins, changes its reason or ends. An idle pass logs one line at debug.
+
+use jiff::SignedDuration;
+
+use super::outcome::Outcome;
+use super::shared::Shared;
+use super::voice::Turn;
+use crate::decide::{Action, Checked, Observed, Reason, Step};
+use crate::health::{Loop, Part};
+use crate::kubernetes::events::{Event, Kind, Regarding, reason};
+use crate::metrics::Census;
+use crate::record::RecordName;
+use crate::snapshot::{Failure, Inventory, Storage, Verdict};
+
+/// A snapshot older than this is no news when its record is created: it was only found again.
+const NEWS: SignedDuration = SignedDuration::from_hours(1);
+
+/// Tells everybody. True when nothing failed.
+pub fn report(seen: &Observed, failures: &[Failure], plan: &Checked, outcomes: &[Outcome], shared: &Shared) -> bool {
+    let steps = || plan.steps().iter().zip(outcomes);
+    for (step, outcome) in steps() {
+        shared.metrics.stepped((&step.action).into(), outcome.into());
+        if let Outcome::Vetoed(veto) = outcome {
+            shared.metrics.vetoed(*veto);
+            if veto.is_a_mistake() {
+                tracing::error!(subject = step.action.subject(), reason = step.reason.word(), veto = veto.word(), "a step was planned that never should be");
+            }
+        }
+        log(step, outcome);
+        if *outcome == Outcome::Done {
+            news(step, seen, shared);
+        }
+    }
+    let of_storage = storage(seen, failures, shared);
+    let of_records = records(seen, steps().filter_map(|(_, outcome)| failure(outcome)), shared);
+    holdings(seen, shared);
+    let (planned, done) = (outcomes.len(), steps().filter(|(_, outcome)| **outcome == Outcome::Done).count());
+    tracing::debug!(storage = %seen.storage, files = seen.inventory.seen().len(), planned, done, "pass ended");
+    of_storage && of_records
+}
+
+fn failure(outcome: &Outcome) -> Option<&Failure> {
+    match outcome {
+        Outcome::Failed(failure) => Some(failure),
+        _ => None,
+    }
+}
+
+fn log(step: &Step, outcome: &Outcome) {
+    let (action, subject, reason) = (step.action.word(), step.action.subject(), step.reason.word());
+    match outcome {
+        Outcome::Done => tracing::info!(action, subject, reason, "done"),
+        Outcome::Failed(failure) => tracing::debug!(action, subject, reason, "failed: {failure}"),
+        Outcome::Vetoed(veto) => tracing::debug!(action, subject, reason, veto = veto.word(), "vetoed"),
+        other => tracing::debug!(action, subject, reason, "{}", other.word()),
+    }
+}
+
+/// How it stands with the directory or the bucket.
+fn storage(seen: &Observed, failures: &[Failure], shared: &Shared) -> bool {
+    let part = match seen.storage {
+        Storage::Local { .. } => Part::Directory,
+        Storage::S3 { .. } => Part::Bucket,
+    };
+    let listing = seen.inventory.failure();
+    shared.storage_state(&seen.storage, part, listing);
+    for failure in failures {
+        tracing::debug!(storage = %seen.storage, category = failure.category, "{failure}");
+    }
+    shared.voice.hear(&format!("looking into files of the {}", seen.storage), failures.first());
+    if let (None, Some(first)) = (listing, failures.first()) {
+        let more = if failures.len() > 1 { format!(" (and {} more)", failures.len() - 1) } else { String::new() };
+        shared.health.ill(part, Some(format!("{first}{more}")));
+    }
+    if part == Part::Directory && listing.is_none() {
+        shared.health.directory_listed();
+    }
+    listing.is_none() && failures.is_empty()
+}
+
+/// How it stands with the records of this storage.
+fn records<'a>(seen: &Observed, mut failed: impl Iterator<Item = &'a Failure>, shared: &Shared) -> bool {
+    let unknown = seen.records.is_none().then(|| shared.records_failure());
+    let first = unknown.as_ref().or_else(|| failed.next());
+    shared.voice.hear(&format!("keeping the records of the {}", seen.storage), first);
+    shared.health.ill(Part::Records, first.map(ToString::to_string));
+    first.is_none()
+}
+
+/// What the storage holds, when the whole of it was seen; and who else is at work on it.
+fn holdings(seen: &Observed, shared: &Shared) {
+    let (kind, of) = match seen.storage {
+        Storage::Local { .. } => (crate::metrics::StorageKind::Local, Loop::Directory),
+        Storage::S3 { .. } => (crate::metrics::StorageKind::S3, Loop::Bucket),
+    };
+    if let Inventory::Complete(complete) = &seen.inventory {
+        shared.metrics.holds(kind, &Census::of(complete, &seen.owners));
+    }
+    let surroundings = shared.surroundings();
+    let until = match seen.storage {
+        Storage::Local { .. } => surroundings.k3s_here_until(shared.settings.interval),
+        Storage::S3 { .. } => surroundings.k3s_anywhere_until(shared.settings.interval),
+    };
+    shared.health.k3s_at_work(of, until.filter(|until| *until > shared.now()));
+}
+
+/// The Events of one step that was done: K3s's reasons, and each once.
+fn news(step: &Step, seen: &Observed, shared: &Shared) {
+    match &step.action {
+        Action::Write(wanted) => {
+            let spec = &wanted.object.spec;
+            let (name, node) = (&spec.snapshot_name, &spec.node_name);
+            let Some(file) = seen.inventory.seen().values().find(|file| file.name.as_str() == name) else { return };
+            let regarding = || shared.regarding(&wanted.name());
+            if step.reason == Reason::New && shared.now().duration_since(file.modified) < NEWS {
+                shared.tell(regarding(), Kind::Normal, reason::CREATED, format!("Snapshot {name} saved on {node}"));
+            }
+            if let Some(Verdict::Damaged(why)) = file.known.as_ref().map(|known| &known.verdict)
+                && step.reason != Reason::Edited
+            {
+                shared.tell(regarding(), Kind::Warning, reason::DAMAGED, format!("Snapshot {name} on {node} is damaged: {why}"));
+            }
+        }
+        Action::Forget(record, _) if matches!(step.reason, Reason::Gone | Reason::FailureExpired) => {
+            let name = record.file.as_ref().map_or(record.name.as_str(), |file| file.as_str());
+            shared.tell((&**record).into(), Kind::Normal, reason::DELETED, format!("Snapshot {name} deleted"));
+        }
+        Action::Forget(..) | Action::Verify(_) => {}
+    }
+}
+
+impl Shared {
+    /// Says how the listing of a storage stands: in log, health and, when it turns, in an Event on our Node.
+    pub fn storage_state(&self, storage: &Storage, part: Part, failure: Option<&Failure>) {
+        self.health.ill(part, failure.map(ToString::to_string));
+        match (self.voice.hear(&format!("listing the {storage}"), failure), failure) {
+            (Turn::Begun, Some(failure)) => self.tell(self.our_node(), Kind::Warning, reason::STORAGE_FAILED, failure.to_string()),
+            (Turn::Ended, _) => self.tell(self.our_node(), Kind::Normal, reason::STORAGE_RECOVERED, format!("the {storage} can be listed again")),
+            _ => {}
+        }
+    }
+
+    fn tell(&self, regarding: Regarding, kind: Kind, reason: &'static str, note: String) {
+        self.events.tell(Event { regarding, kind, reason, note });
+    }
+
+    fn regarding(&self, record: &RecordName) -> Regarding {
+        Regarding::Record(record.clone(), self.cache.get(record).map(|record| record.uid.clone()))
+    }
+
+    fn our_node(&self) -> Regarding {
+        Regarding::Node(self.settings.node.to_string(), self.surroundings().node_uid)
+    }
+}

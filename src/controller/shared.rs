@@ -1,0 +1,110 @@
+//! What the two loops share, and what is known of the world around: our Node, our cluster, and K3s.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::voice::Voice;
+use crate::config::RunSettings;
+use crate::decide::Policy;
+use crate::health::Health;
+use crate::kubernetes::Cache;
+use crate::kubernetes::events::Events;
+use crate::kubernetes::nodes::at_work_until;
+use crate::metrics::Metrics;
+use crate::snapshot::{ClusterId, Failure};
+
+/// What both loops use.
+pub struct Shared {
+    /// The settings of this run.
+    pub settings: RunSettings,
+    /// What decisions follow.
+    pub policy: Policy,
+    /// The API server.
+    pub client: kube::Client,
+    /// The records.
+    pub cache: Cache,
+    /// Tells Kubernetes what happened.
+    pub events: Events,
+    /// Tells Prometheus.
+    pub metrics: Arc<Metrics>,
+    /// Tells kubelet.
+    pub health: Arc<Health>,
+    /// Tells the log.
+    pub voice: Arc<Voice>,
+    /// We are stopping.
+    pub stop: CancellationToken,
+    /// What was last seen around us.
+    pub around: Mutex<Surroundings>,
+    /// Somebody has looked around.
+    pub heard: Notify,
+}
+
+impl Shared {
+    /// The time for decisions.
+    #[expect(clippy::unused_self, reason = "one place to read the clock, for whoever has a pass in hand")]
+    pub fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    /// What was last seen around us.
+    pub fn surroundings(&self) -> Surroundings {
+        self.around().clone()
+    }
+
+    /// To note what is around us.
+    pub fn around(&self) -> MutexGuard<'_, Surroundings> {
+        self.around.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the records are not known.
+    pub fn records_failure(&self) -> Failure {
+        let health = self.cache.health();
+        if health.crd_missing {
+            return Failure::new("crd_missing", "the API server does not serve etcdsnapshotfiles.k3s.cattle.io: its CRD is not installed");
+        }
+        health.failure.unwrap_or_else(|| Failure::new("not_synced", "the records have not been listed yet"))
+    }
+}
+
+/// What is around us, as far as it could be found out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The API server was asked once, whatever it said.
+    pub asked: bool,
+    /// The cluster's id; what the state remembered until the API server has told it.
+    pub cluster: Option<ClusterId>,
+    /// Whether there is a Node object of our name.
+    pub has_node_object: Option<bool>,
+    /// The UID of that Node object.
+    pub node_uid: Option<String>,
+    /// When K3s last reconciled this node's snapshots; the inner None is never.
+    pub k3s_here: Option<Option<Timestamp>>,
+    /// When K3s last reconciled any node's snapshots.
+    pub k3s_anywhere: Option<Option<Timestamp>>,
+}
+
+impl Surroundings {
+    /// Until when K3s counts as at work on this node's directory, going by what it last did.
+    pub fn k3s_here_until(&self, interval: Duration) -> Option<Timestamp> {
+        self.k3s_here.flatten().map(|last| at_work_until(last, interval))
+    }
+
+    /// Until when K3s counts as at work on a bucket.
+    pub fn k3s_anywhere_until(&self, interval: Duration) -> Option<Timestamp> {
+        self.k3s_anywhere.flatten().map(|last| at_work_until(last, interval))
+    }
+
+    /// Whether K3s is at work on this node's directory. None when nobody could say.
+    pub fn k3s_at_work_here(&self, now: Timestamp, interval: Duration) -> Option<bool> {
+        self.k3s_here.map(|_| self.k3s_here_until(interval).is_some_and(|until| now < until))
+    }
+
+    /// Whether K3s is at work on a bucket. None when nobody could say.
+    pub fn k3s_at_work_anywhere(&self, now: Timestamp, interval: Duration) -> Option<bool> {
+        self.k3s_anywhere.map(|_| self.k3s_anywhere_until(interval).is_some_and(|until| now < until))
+    }
+}
