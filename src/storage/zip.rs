@@ -65,11 +65,10 @@ fn unpack<R: Read + Seek>(archive: &mut Archive<R>, go_on: impl Fn() -> bool) ->
         CompressionMethod::Stored if packed != size => {
             return Err(Refused::damaged(format!("its zip archive stores {packed} bytes and calls them {size}")));
         }
-        CompressionMethod::Stored => {}
         CompressionMethod::Deflated if size / LARGEST_RATIO > packed => {
             return Err(Refused::damaged(format!("its zip archive claims that {packed} bytes unpack to {size}, which deflate cannot do")));
         }
-        CompressionMethod::Deflated => {}
+        CompressionMethod::Stored | CompressionMethod::Deflated => {}
         other => return Err(Refused::damaged(format!("its zip archive is compressed with {other}, and not with deflate"))),
     }
     if packed > archive.length {
@@ -93,14 +92,13 @@ fn only_header<R: Read + Seek>(archive: &mut Archive<R>) -> Result<(Vec<u8>, u64
     let (mut end, mut entries) = (tail_at + at as u64, u64::from(u16_at(record, 10)));
     let (mut size, mut offset) = (u64::from(u32_at(record, 12)), u64::from(u32_at(record, 16)));
     // The same three fields as Go looks at, 0xffff for the size included.
-    if entries == 0xffff || size == 0xffff || size == 0xffff_ffff || offset == 0xffff_ffff {
-        if let Some(at) = end64_record(archive, end)? {
-            let record = archive.bytes(at, END64)?;
-            if !record.starts_with(b"PK\x06\x06") {
-                return Err(Refused::damaged("the zip64 end of its zip archive is not where it should be"));
-            }
-            (end, entries, size, offset) = (at, u64_at(&record, 32), u64_at(&record, 40), u64_at(&record, 48));
+    let may_be_zip64 = entries == 0xffff || size == 0xffff || size == 0xffff_ffff || offset == 0xffff_ffff;
+    if let Some(at) = if may_be_zip64 { end64_record(archive, end)? } else { None } {
+        let record = archive.bytes(at, END64)?;
+        if !record.starts_with(b"PK\x06\x06") {
+            return Err(Refused::damaged("the zip64 end of its zip archive is not where it should be"));
         }
+        (end, entries, size, offset) = (at, u64_at(&record, 32), u64_at(&record, 40), u64_at(&record, 48));
     }
     if entries != 1 {
         return Err(Refused::damaged(format!("its zip archive has {entries} entries, and a snapshot's has exactly one")));

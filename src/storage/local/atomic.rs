@@ -102,10 +102,10 @@ mod tests {
         let (own, other) = (NodeName::new("cp1").unwrap(), NodeName::new("cp2").unwrap());
         let (young, _) = temporary(directory.path(), &own).unwrap();
         let (old, file) = temporary(directory.path(), &own).unwrap();
-        file.set_modified(SystemTime::now() - Duration::from_secs(7200)).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_hours(2)).unwrap();
         let (others, file) = temporary(directory.path(), &other).unwrap();
         file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
-        sweep(directory.path(), &own, Duration::from_secs(3600)).unwrap();
+        sweep(directory.path(), &own, Duration::from_hours(1)).unwrap();
         assert_eq!((young.exists(), old.exists(), others.exists()), (true, false, true));
         sweep(directory.path(), &own, Duration::ZERO).unwrap();
         assert_eq!((young.exists(), others.exists()), (false, true));

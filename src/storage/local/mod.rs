@@ -3,13 +3,13 @@
 //! In: a path, our node, and the memory of what was learnt. Out: inventories, verdicts, wakes. Whatever blocks runs off the
 //! async threads. Nothing here decides what is done about a file, and no snapshot is ever written or removed here.
 //!
-//! * [`mod@list`] what is there, and one look at one name
-//! * [`place`] which directory the path leads to, and whether it is the one we know
-//! * [`rest`] whether somebody may still be writing a file
-//! * [`mod@verify`] reading a file to its end
-//! * [`state`] verdicts, and who is at work here, across restarts
-//! * [`watch`] wakes
-//! * [`atomic`] writes that a kill cannot halve
+//! * `list` what is there, and one look at one name
+//! * `place` which directory the path leads to, and whether it is the one we know
+//! * `rest` whether somebody may still be writing a file
+//! * `verify` reading a file to its end
+//! * `state` verdicts, and who is at work here, across restarts
+//! * `watch` wakes
+//! * `atomic` writes that a kill cannot halve
 
 pub mod atomic;
 mod error;

@@ -52,7 +52,7 @@ impl Rest {
         if seen.closed || quiet >= QUIET {
             return true;
         }
-        let at = now + (QUIET - quiet);
+        let at = now + QUIET.saturating_sub(quiet);
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
         false
     }

@@ -33,10 +33,10 @@ const LARGEST: u64 = 1 << 20;
 /// How many files' state one listing forgets at most.
 const FORGOTTEN_AT_ONCE: usize = 200;
 /// A temporary as old as this is in nobody's use.
-const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+const ABANDONED: Duration = Duration::from_hours(24);
 /// An agent is at work on the directory while its last beat is younger than three intervals, and never less than this:
 /// the same rule as for a K3s at work.
-const AT_WORK_AT_LEAST: Duration = Duration::from_secs(30 * 60);
+const AT_WORK_AT_LEAST: Duration = Duration::from_mins(30);
 
 /// What verifying one content showed.
 #[derive(Debug, Clone, PartialEq, Eq)]

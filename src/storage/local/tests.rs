@@ -42,7 +42,7 @@ impl Place {
     fn put(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.path().join(name);
         fs::write(&path, bytes).unwrap();
-        let minute_ago = SystemTime::now() - Duration::from_secs(60);
+        let minute_ago = SystemTime::now() - Duration::from_mins(1);
         File::options().write(true).open(&path).unwrap().set_modified(minute_ago).unwrap();
         path
     }
@@ -313,7 +313,8 @@ fn what_changes_before_or_while_it_is_read_has_no_verdict() {
 
     // Replaced by a rename, in the middle.
     let other = place.put("other.part", &snapshot(3));
-    assert_eq!(directory.verify(&seen, || fs::rename(&other, &path).is_ok() || true), Err(NotVerified::Stale));
+    let replaced = || !other.exists() || fs::rename(&other, &path).is_ok();
+    assert_eq!(directory.verify(&seen, replaced), Err(NotVerified::Stale));
     assert_eq!(place.state_files(), [""; 0], "nothing is noted");
     // Another version already when it begins.
     assert_eq!(directory.verify(&seen, || true), Err(NotVerified::Stale));
@@ -620,7 +621,7 @@ async fn a_shared_directory_is_divided_by_node_names() {
     assert_eq!(one.shared_with(), []);
     list(&two);
 
-    let (interval, now) = (Duration::from_secs(600), Timestamp::now());
+    let (interval, now) = (Duration::from_mins(10), Timestamp::now());
     two.note_beat(now, interval, ClusterId::new("uid").as_ref()).await.unwrap();
     assert_eq!(names(list(&one)), ["etcd-snapshot-cp1-1", "imported-1"]);
     assert_eq!(names(list_with(&one, &memory_of(&alone))), ["etcd-snapshot-cp1-1", "imported-1"], "as far as it is remembered, too");
@@ -632,7 +633,7 @@ async fn a_shared_directory_is_divided_by_node_names() {
         two.note_beat(now + jiff::SignedDuration::from_secs(beat), interval, None).await.unwrap();
         assert_eq!(names(list(&one)).len() == 2, shared, "{beat}");
     }
-    two.note_beat(now - jiff::SignedDuration::from_secs(10_000), Duration::from_secs(3600), None).await.unwrap();
+    two.note_beat(now - jiff::SignedDuration::from_secs(10_000), Duration::from_hours(1), None).await.unwrap();
     assert_eq!(names(list(&one)).len(), 2, "three intervals of the other one");
     fs::write(place.state("cp2").join("self.json"), "{").unwrap();
     assert_eq!(names(list(&one)).len(), 4);

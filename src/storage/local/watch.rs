@@ -88,11 +88,13 @@ impl Directory {
                 }
                 () = sleep(RETRY), if eye.is_none() => {}
                 seen = async { eye.as_mut().expect("checked below").look(self).await }, if eye.is_some() => {
-                    if seen.ended {
-                        eye = None;
-                    }
                     if seen.something {
                         wake();
+                    }
+                    if seen.ended {
+                        eye = None;
+                        // Whatever ends each new watch at once must not keep us busy.
+                        sleep(DEBOUNCE).await;
                     }
                 }
             }
