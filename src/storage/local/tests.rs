@@ -194,8 +194,10 @@ fn it_lists_what_can_be_a_snapshot_and_nothing_else() {
     fs::write(place.path().join("folder-1/inside-1"), b"x").unwrap();
     mkfifoat(CWD, place.path().join("pipe-1"), Mode::RUSR).unwrap();
     fs::write(place.root.path().join("outside-1"), b"x").unwrap();
+    fs::write(place.root.path().join("with space"), b"x").unwrap();
     for (link, target) in [
         ("out-1", "../outside-1"),
+        ("out-to-a-name-of-ours-1", "../with space"),
         ("deeper-1", "folder-1/inside-1"),
         ("dangling-1", "nothing"),
         ("to-part-1", "x.part"),
@@ -521,7 +523,8 @@ fn a_state_that_is_not_understood_is_set_aside_and_rebuilt() {
     verify(&directory, "a-1").unwrap();
     let state = place.state("cp1").join("files").join(&place.state_files()[0]);
     let sound = fs::read(&state).unwrap();
-    for garbage in [&b"{\"v\":1,"[..], b"", b"{\"v\":2}", &sound[..sound.len() - 1]] {
+    let later = String::from_utf8(sound.clone()).unwrap().replace("\"v\":1", "\"v\":2");
+    for garbage in [&b"{\"v\":1,"[..], b"", later.as_bytes(), &sound[..sound.len() - 1]] {
         fs::write(&state, garbage).unwrap();
         let directory = place.open();
         assert_eq!(known(&directory, "a-1"), None);
@@ -736,6 +739,18 @@ async fn a_file_written_in_place_wakes_once_more_when_it_has_come_to_rest() {
         watch.wake().await;
     }
     assert_eq!(directory.next_rest(), None);
+    watch.end().await;
+}
+
+#[tokio::test]
+async fn the_sidecars_are_watched_as_soon_as_they_have_a_place() {
+    let place = Place::new();
+    let directory = place.open();
+    let mut watch = Watch::of(&directory).await;
+    look(&directory).await;
+    watch.wake().await;
+    place.put_sidecar("a-1", &[]);
+    watch.wake().await;
     watch.end().await;
 }
 

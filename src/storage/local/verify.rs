@@ -49,8 +49,7 @@ impl Inner {
             opened => File::from(opened.map_err(|error| failed(error.into()))?),
         };
         let is_content = |stamp: Option<Stamp>| stamp.is_some_and(|stamp| stamp.version(None).of_content() == content);
-        let unchanged = || fstat(&opened).is_ok_and(|stat| is_content(Stamp::of(&stat)));
-        if !unchanged() {
+        if !fstat(&opened).is_ok_and(|stat| is_content(Stamp::of(&stat))) {
             return Err(NotVerified::Stale);
         }
         // Advice may be refused, and is never worth an error. The snapshot leaves the page cache again, so that reading
@@ -61,7 +60,7 @@ impl Inner {
         let still_there = matches!(place::look(&entered, &self.path, &file.name), Ok(Look::File(stamp)) if is_content(Some(stamp)));
         let (verdict, digests) = match read {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(NotVerified::Stopped),
-            _ if !unchanged() || !still_there => return Err(NotVerified::Stale),
+            _ if !still_there => return Err(NotVerified::Stale),
             read => read.map_err(failed)?,
         };
         self.state.note(&file.name, Judged { content: content.into(), verdict: verdict.clone(), digests });
