@@ -107,7 +107,7 @@ fn only_header<R: Read + Seek>(archive: &mut Archive<R>) -> Result<(Vec<u8>, u64
     let start = end.checked_sub(size).ok_or_else(nowhere)?;
     let base = start.checked_sub(offset).ok_or_else(nowhere)?;
     let begins_header = |bytes: &[u8]| bytes.starts_with(b"PK\x01\x02");
-    // As Go has it: bytes before the archive need not mean that its offsets leave them out.
+    // As Go has it: where the offset is right as it is, the bytes too many are not before the archive.
     let absolute = base > 0 && archive.bytes(offset, 4).is_ok_and(|bytes| begins_header(&bytes));
     let (start, base) = if absolute { (offset, 0) } else { (start, base) };
     let fixed = archive.bytes(start, HEADER)?;
@@ -298,6 +298,7 @@ mod tests {
             streamed,
             [&b"some bytes before"[..], &plain].concat(),
             [&plain[..], b"some bytes after"].concat(),
+            [&plain[..plain.len() - END], b"some bytes between", &plain[plain.len() - END..]].concat(),
         ] {
             let unpacked = read(&archive);
             assert_eq!(unpacked.verified.verdict, Verdict::Whole);
@@ -381,6 +382,10 @@ mod tests {
             bytes
         };
         assert!(why(&claims(0x4000_0020)).contains("deflate cannot do"));
+        let mut claims_much = claims(0x4000_0020);
+        let header = claims_much.len() - END - HEADER - 1;
+        claims_much[header + 20..header + 24].copy_from_slice(&0x4000_0000_u32.to_le_bytes());
+        assert!(why(&claims_much).contains("should hold 1073741824 bytes"));
         assert!(why(&claims(1056 + 512)).contains("ends after 1056 of 1568 bytes"));
         assert!(why(&claims(544)).contains("cannot be unpacked"));
         assert!(why(&claims(1025)).contains("1025 bytes cannot be a snapshot"));

@@ -320,6 +320,14 @@ fn what_changes_before_or_while_it_is_read_has_no_verdict() {
     assert_eq!(place.state_files(), [""; 0], "nothing is noted");
     // Another version already when it begins.
     assert_eq!(directory.verify(&seen, || true), Err(NotVerified::Stale));
+    // Another one when it is opened, and the one that was listed again when that was read.
+    let seen = file(&directory, "a-1");
+    let listed = place.root.path().join("listed");
+    fs::rename(&path, &listed).unwrap();
+    place.put("a-1", b"damaged");
+    let restored = || !listed.exists() || fs::rename(&listed, &path).is_ok();
+    assert_eq!(directory.verify(&seen, restored), Err(NotVerified::Stale));
+    restored();
     // Written in place, in the middle.
     let seen = file(&directory, "a-1");
     let appended = || File::options().append(true).open(&path).unwrap().write_all(b"x").is_ok();
