@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::snapshot::{Failure, FileName, Inventory, Known, Version};
 
+pub mod local;
+pub mod zip;
+
 /// What is known already, by name: of a version that is in here, nothing is looked into again.
 pub type Memory = BTreeMap<FileName, (Version, Known)>;
 

@@ -1,0 +1,113 @@
+//! Atomic writes, and the temporaries that a kill in the middle of one leaves behind (design section 6, *temporaries*).
+//!
+//! In: a path and its new bytes. Out: the old file or the new one, never half of either, whenever it is killed.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crate::snapshot::NodeName;
+use crate::snapshot::file::hex10;
+
+/// Replaces a file by these bytes: mode 0600, on the disk before its name is, and its name on the disk on return.
+pub fn write(path: &Path, bytes: &[u8], node: &NodeName) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let (temporary, mut file) = temporary(directory, node)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, path));
+    if let Err(error) = written {
+        // What cannot be removed now goes at the next start.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    File::open(directory)?.sync_all()
+}
+
+/// A new file of this node in a directory, under a name that no listing takes for a snapshot.
+pub fn temporary(directory: &Path, node: &NodeName) -> io::Result<(PathBuf, File)> {
+    loop {
+        let path = directory.join(format!("{}{}", prefix(node), random()));
+        match OpenOptions::new().write(true).read(true).create_new(true).mode(0o600).open(&path) {
+            Ok(file) => return Ok((path, file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Removes the temporaries of this node from a directory; of those that may be in use only what is older than `age`.
+/// Other nodes' stay: on a shared directory they may be at work.
+pub fn sweep(directory: &Path, node: &NodeName, age: Duration) -> io::Result<()> {
+    let prefix = prefix(node);
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if !entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
+            continue;
+        }
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        if age.is_zero() || modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|old| old > age)) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Creates a directory, with its parents, for root's eyes only.
+pub fn create_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn prefix(node: &NodeName) -> String {
+    format!(".etcd-snapshot-operator-{}-", hex10(node.as_str()))
+}
+
+/// Sixteen hex digits, other ones each time; for names that must not meet, not for secrets.
+pub fn random() -> String {
+    format!("{:016x}", RandomState::new().hash_one(std::process::id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_write_leaves_the_new_bytes_alone_in_the_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.json");
+        let node = NodeName::new("cp1").unwrap();
+        for bytes in [&b"old and long"[..], b"new"] {
+            write(&path, bytes, &node).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(names(directory.path()), ["x.json"]);
+        }
+        fs::create_dir(directory.path().join("occupied")).unwrap();
+        assert!(write(&directory.path().join("occupied"), b"x", &node).is_err());
+        assert_eq!(names(directory.path()), ["occupied", "x.json"], "a failed write leaves nothing behind");
+    }
+
+    #[test]
+    fn only_own_temporaries_are_swept_and_young_ones_only_when_nobody_can_be_using_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let (own, other) = (NodeName::new("cp1").unwrap(), NodeName::new("cp2").unwrap());
+        let (young, _) = temporary(directory.path(), &own).unwrap();
+        let (old, file) = temporary(directory.path(), &own).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_hours(2)).unwrap();
+        let (others, file) = temporary(directory.path(), &other).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        sweep(directory.path(), &own, Duration::from_hours(1)).unwrap();
+        assert_eq!((young.exists(), old.exists(), others.exists()), (true, false, true));
+        sweep(directory.path(), &own, Duration::ZERO).unwrap();
+        assert_eq!((young.exists(), others.exists()), (false, true));
+    }
+}

@@ -1,0 +1,106 @@
+//! Verifies one file of the directory: reads it to its end and notes in the state what that showed.
+//!
+//! In: a file as a listing found it. Out: its verdict, or why there is none. Blocking, and as long as the disk takes. An
+//! error of the disk damages nothing, and of a file that changed meanwhile nothing is noted.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+
+use rustix::fs::{Advice, Mode, OFlags, fadvise, fstat, openat};
+use sha2::{Digest as _, Sha256};
+
+use super::Inner;
+use super::error::LocalError;
+use super::place::{self, Look, Stamp};
+use super::state::Judged;
+use crate::snapshot::verify::TRAILER;
+use crate::snapshot::{Digest, Failure, Manifest, SnapshotFile, Verdict, verify};
+use crate::storage::zip;
+
+/// Bytes hashed at a time.
+const PIECE: usize = 256 * 1024;
+
+/// Why there is no verdict.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotVerified {
+    /// It is gone, or not the version that the listing found; the next listing shows what it is.
+    #[error("the file changed before or while it was read")]
+    Stale,
+    /// We were told to stop.
+    #[error("verification was stopped")]
+    Stopped,
+    /// The disk would not let us read it.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+}
+
+impl Inner {
+    pub(super) fn verify(&self, file: &SnapshotFile, go_on: impl Fn() -> bool) -> Result<Verdict, NotVerified> {
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::Interrupted => NotVerified::Stopped,
+            _ => Failure::from(LocalError::Read { path: self.path.join(file.name.as_str()), source }).into(),
+        };
+        let content = file.version.of_content();
+        let entered = self.enter().map_err(Failure::from)?;
+        // Without NONBLOCK a pipe that took the file's place would hold us for ever.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let opened = match openat(&entered.directory, file.name.as_str(), flags, Mode::empty()) {
+            Err(rustix::io::Errno::NOENT) => return Err(NotVerified::Stale),
+            opened => File::from(opened.map_err(|error| failed(error.into()))?),
+        };
+        let is_content = |stamp: Option<Stamp>| stamp.is_some_and(|stamp| stamp.version(None).of_content() == content);
+        if !fstat(&opened).is_ok_and(|stat| is_content(Stamp::of(&stat))) {
+            return Err(NotVerified::Stale);
+        }
+        // Advice may be refused, and is never worth an error. The snapshot leaves the page cache again, so that reading
+        // it does not push out what the member next door lives on.
+        let _ = fadvise(&opened, 0, None, Advice::Sequential);
+        let read = if file.name.is_compressed() { zipped(&opened, file.size, &go_on) } else { raw(&opened, file.size, &go_on) };
+        let _ = fadvise(&opened, 0, None, Advice::DontNeed);
+        let still_there = matches!(place::look(&entered, &self.path, &file.name), Ok(Look::File(stamp)) if is_content(Some(stamp)));
+        let (verdict, digests) = match read {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(NotVerified::Stopped),
+            _ if !still_there => return Err(NotVerified::Stale),
+            read => read.map_err(failed)?,
+        };
+        self.state.note(&file.name, Judged { content: content.into(), verdict: verdict.clone(), digests });
+        Ok(verdict)
+    }
+}
+
+fn raw(file: &File, size: u64, go_on: &impl Fn() -> bool) -> io::Result<(Verdict, Manifest)> {
+    let verified = verify::verify(file, size, go_on)?;
+    let db_size = (verified.verdict == Verdict::Whole).then(|| size - TRAILER);
+    let digests =
+        Manifest { file_sha256: verified.sha256, file_size: Some(size), db_sha256: verified.db_sha256, db_size, ..Manifest::default() };
+    Ok((verified.verdict, digests))
+}
+
+fn zipped(mut file: &File, size: u64, go_on: &impl Fn() -> bool) -> io::Result<(Verdict, Manifest)> {
+    let unpacked = zip::verify(io::BufReader::with_capacity(PIECE, file), size, go_on)?;
+    file.rewind()?;
+    let digests = Manifest {
+        file_sha256: Some(sha256(file, go_on)?),
+        file_size: Some(size),
+        db_sha256: unpacked.verified.db_sha256,
+        db_size: unpacked.db_size,
+        ..Manifest::default()
+    };
+    Ok((unpacked.verified.verdict, digests))
+}
+
+fn sha256(mut file: impl Read, go_on: &impl Fn() -> bool) -> io::Result<Digest> {
+    let mut hash = Sha256::new();
+    let mut piece = vec![0; PIECE];
+    loop {
+        if !go_on() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        match file.read(&mut piece) {
+            Ok(0) => return Ok(Digest(hash.finalize().into())),
+            Ok(got) => hash.update(&piece[..got]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
