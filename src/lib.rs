@@ -3,5 +3,6 @@
 //! In the order in which data flows: [`snapshot`] says what a snapshot is, [`record`] how Kubernetes shows it, and
 //! `decide` what is to be done; `storage` and `kubernetes` are the edges, and `controller` is the loop through them.
 
+pub mod config;
 pub mod snapshot;
 pub mod storage;

@@ -1,0 +1,153 @@
+//! The flags of `run` and their help, made from the table of settings.
+//!
+//! In: the command line. Out: the text of each flag that was given. Nothing is parsed here, so that a bad value gets the same
+//! sentence whatever place it came from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use clap::builder::StyledStr;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+
+use super::table::{Kind, SETTINGS, Setting};
+
+/// The text of each flag that was given, by the setting's name.
+#[derive(Clone, Default)]
+pub struct Flags(BTreeMap<&'static str, String>);
+
+impl Flags {
+    /// The text of one flag.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+impl FromIterator<(&'static str, String)> for Flags {
+    fn from_iter<T: IntoIterator<Item = (&'static str, String)>>(flags: T) -> Self {
+        Self(flags.into_iter().collect())
+    }
+}
+
+/// The names only: a value may be a secret key.
+impl fmt::Debug for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+const PRECEDENCE: &str = "A setting is taken from its flag, else from its environment variable, else from the config file, else, if it is one of S3's, from the \
+    Secret, else the default holds; each setting by itself. A value that is empty is not set. \
+    Durations are written as in Go: 90s, 10m, 1h30m.";
+
+impl Args for Flags {
+    fn augment_args(command: Command) -> Command {
+        flagged().map(arg).fold(command.after_help(PRECEDENCE), Command::arg)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(flagged().filter_map(|setting| Some((setting.name, matches.get_one::<String>(setting.name)?.clone()))).collect())
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.append(&mut Self::from_arg_matches(matches)?.0);
+        Ok(())
+    }
+}
+
+fn flagged() -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter().filter(|setting| setting.reach.has_flag())
+}
+
+fn arg(setting: &'static Setting) -> Arg {
+    let arg = Arg::new(setting.name)
+        .long(setting.name)
+        .value_name(setting.placeholder)
+        .help_heading(setting.group)
+        .action(ArgAction::Set)
+        .help(short_help(setting))
+        .long_help(long_help(setting));
+    if setting.kind == Kind::Switch { arg.num_args(0..=1).require_equals(true).default_missing_value("true") } else { arg }
+}
+
+fn short_help(setting: &Setting) -> StyledStr {
+    let first = setting.help.lines().next().unwrap_or_default();
+    match setting.default {
+        Some(default) => format!("{first} [default: {default}]").into(),
+        None => first.to_string().into(),
+    }
+}
+
+fn long_help(setting: &Setting) -> StyledStr {
+    let mut text = setting.help.replace('\n', "\n\n");
+    let default = setting.default.or(setting.default_in_words).unwrap_or("none");
+    text.push_str(&format!("\n\nDefault: {default}"));
+    if setting.reach.has_environment() {
+        let also = setting.also_environment.map(|name| format!(", then {name}")).unwrap_or_default();
+        text.push_str(&format!("\nEnvironment: {}{also}", setting.environment()));
+    }
+    text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(line: &[&str]) -> Result<Flags, clap::Error> {
+        let command = Flags::augment_args(Command::new("run").no_binary_name(true));
+        Flags::from_arg_matches(&command.try_get_matches_from(line)?)
+    }
+
+    #[test]
+    fn a_switch_stands_alone_or_has_a_value() {
+        for (line, text) in
+            [(&["--etcd-s3"][..], "true"), (&["--etcd-s3=false"], "false"), (&["--etcd-s3="], ""), (&["--etcd-s3=maybe"], "maybe")]
+        {
+            assert_eq!(parse(line).unwrap().get("etcd-s3"), Some(text), "{line:?}");
+        }
+        let flags = parse(&["--etcd-s3", "--etcd-s3-bucket", "b", "--etcd-s3-insecure"]).unwrap();
+        assert_eq!(
+            (flags.get("etcd-s3-bucket"), flags.get("etcd-s3-insecure"), flags.get("etcd-s3-folder")),
+            (Some("b"), Some("true"), None)
+        );
+    }
+
+    #[test]
+    fn what_is_no_flag_is_refused_without_its_value() {
+        let error = parse(&["--etcd-s3-secret-kye=hunter2"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnknownArgument);
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+        assert!(parse(&["--etcd-snapshot-retention=5"]).is_err() && parse(&["--etcd-s3-endpoint-ca-name=x"]).is_err());
+    }
+
+    #[test]
+    fn the_help_names_every_flag_with_its_default_and_its_environment_variable() {
+        let help = Flags::augment_args(Command::new("run")).term_width(100).render_long_help().to_string();
+        for heading in ["Node and directory:", "S3:", "Kubernetes:", "Observing:"] {
+            assert!(help.contains(heading), "{heading}\n{help}");
+        }
+        for setting in flagged() {
+            assert!(help.contains(&format!("--{}", setting.name)), "{}", setting.name);
+            assert!(!setting.reach.has_environment() || help.contains(&setting.environment()), "{}", setting.name);
+        }
+        assert!(help.contains("Default: 10m\n"), "{help}");
+        assert!(help.contains("Environment: ETCD_S3_SECRET_KEY, then AWS_SECRET_ACCESS_KEY"), "{help}");
+    }
+
+    #[test]
+    fn clap_finds_nothing_wrong_with_the_flags() {
+        Flags::augment_args(Command::new("run")).debug_assert();
+    }
+
+    #[test]
+    fn debug_shows_names_only() {
+        assert_eq!(format!("{:?}", parse(&["--etcd-s3-secret-key=hunter2"]).unwrap()), "{\"etcd-s3-secret-key\"}");
+    }
+}

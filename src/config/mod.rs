@@ -1,0 +1,49 @@
+//! Settings: what a user can say, where, and what wins.
+//!
+//! In: the command line, the environment, config files; later, at each beat, the S3 Secret and the ConfigMap that it names, which are
+//! fetched elsewhere. Out: [`RunSettings`] for the run and an [`S3Access`] for the beat. Each setting is defined once, in [`table`]; each
+//! kind of value has one parser, in `values`; the order of precedence is in [`sources`]. Nothing but [`load`], [`file::read`] and
+//! [`read_certificates`] looks outside. No key, token or password is in any error, warning or `Debug` output.
+
+mod ca;
+mod duration;
+mod endpoint;
+mod error;
+pub mod file;
+mod flags;
+mod nearest;
+mod run;
+mod s3;
+pub mod sources;
+pub mod table;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+pub use ca::CaBundles;
+pub use endpoint::{Endpoint, Proxy, ProxyUrl};
+pub use error::{ConfigError, Origin, Warning};
+pub use flags::Flags;
+pub use run::RunSettings;
+pub use s3::{Keys, Lookup, S3Access, S3Layer, Secret, ca_config_map, resolve_s3};
+pub use sources::{Environment, Sourced};
+pub use values::{LogFormat, Mode};
+
+/// The settings of this process: `flags`, its environment, and the config files that `--config` names.
+pub fn load(flags: &Flags) -> Result<(RunSettings, Vec<Warning>), ConfigError> {
+    let environment = Environment::new(std::env::vars_os())?;
+    let files = match flags.get("config").filter(|path| !path.is_empty()) {
+        Some(path) => file::read(Path::new(path))?,
+        None => Vec::new(),
+    };
+    RunSettings::new(flags, &environment, &files)
+}
+
+/// Reads a file of certificates for [`resolve_s3`].
+pub fn read_certificates(path: &Path) -> io::Result<Vec<u8>> {
+    fs::read(path)
+}

@@ -1,0 +1,91 @@
+//! The settings of one run.
+//!
+//! In: flags, environment and config files. Out: [`RunSettings`], valid as a whole, with warnings; or the one sentence that says what is
+//! wrong. Pure.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::{ConfigError, Origin, Warning};
+use super::file::ConfigFile;
+use super::flags::Flags;
+use super::s3::S3Layer;
+use super::sources::{Environment, Texts};
+use super::values::{self, LogFormat, Mode};
+use crate::snapshot::{NodeName, Program};
+
+/// What stays the same for one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunSettings {
+    /// This node.
+    pub node: NodeName,
+    /// Whose words to write.
+    pub program: Program,
+    /// What to do with decisions.
+    pub mode: Mode,
+    /// The data directory of K3s or RKE2, absolute.
+    pub data_dir: PathBuf,
+    /// The directory with the snapshots of this node, absolute.
+    pub snapshot_dir: PathBuf,
+    /// Time from one beat to the next, above zero.
+    pub interval: Duration,
+    /// Namespace of the Leases; None means the kubeconfig's.
+    pub namespace: Option<String>,
+    /// Namespace of the S3 Secret and of the ConfigMap that it names.
+    pub config_namespace: String,
+    /// How long a node has to be gone before its records go; three intervals at least.
+    pub orphan_grace: Duration,
+    /// Where `/metrics` is served.
+    pub http_listen: SocketAddr,
+    /// Prefix under which the duration histograms are shown once more.
+    pub metrics_prefix: Option<String>,
+    /// Form of the log.
+    pub log_format: LogFormat,
+    /// The settings of S3, to be resolved at each beat.
+    pub s3: S3Layer,
+}
+
+impl RunSettings {
+    /// Decides which place wins, setting by setting.
+    pub fn new(flags: &Flags, environment: &Environment, files: &[ConfigFile]) -> Result<(Self, Vec<Warning>), ConfigError> {
+        let (given, mut warnings) = Texts::collect(flags, environment, files)?;
+        let s3 = S3Layer::new(&given)?;
+        s3.check()?;
+        let texts = given.or(Texts::of_defaults());
+        let node = texts.require("node-name", values::node)?;
+        let program = texts.require("program", values::program)?.value;
+        let data_dir = match texts.parse("data-dir", values::directory)? {
+            Some(dir) => dir.value,
+            None => PathBuf::from(format!("/var/lib/rancher/{program}")),
+        };
+        let snapshot_dir = match texts.parse("etcd-snapshot-dir", values::directory)? {
+            Some(dir) => dir.value,
+            None => data_dir.join("server/db/snapshots"),
+        };
+        let interval = texts.require("etcd-snapshot-reconcile-interval", values::time)?.value;
+        let grace = texts.require("orphan-grace", values::time)?;
+        let orphan_grace = grace.value.max(interval.saturating_mul(3));
+        if orphan_grace > grace.value && grace.origin != Origin::Default {
+            warnings.push(format!("orphan-grace is taken as three beats, since it is less than that (from {})", grace.origin));
+        }
+        Ok((
+            Self {
+                node: node.value,
+                program,
+                mode: texts.require("mode", values::mode)?.value,
+                data_dir,
+                snapshot_dir,
+                interval,
+                namespace: texts.parse("namespace", values::namespace)?.map(|name| name.value),
+                config_namespace: texts.require("config-namespace", values::namespace)?.value,
+                orphan_grace,
+                http_listen: texts.require("http-listen", values::listen)?.value,
+                metrics_prefix: texts.parse("metrics-prefix", values::metrics_prefix)?.map(|prefix| prefix.value),
+                log_format: texts.require("log-format", values::log_format)?.value,
+                s3,
+            },
+            warnings,
+        ))
+    }
+}
