@@ -4,5 +4,7 @@
 //! `decide` what is to be done; `storage` and `kubernetes` are the edges, and `controller` is the loop through them.
 
 pub mod config;
+pub mod decide;
+pub mod record;
 pub mod snapshot;
 pub mod storage;

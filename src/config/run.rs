@@ -12,7 +12,8 @@ use super::file::ConfigFile;
 use super::flags::Flags;
 use super::s3::S3Layer;
 use super::sources::{Environment, Texts};
-use super::values::{self, LogFormat, Mode};
+use super::values::{self, LogFormat};
+use crate::decide::Mode;
 use crate::snapshot::{NodeName, Program};
 
 /// What stays the same for one run.

@@ -193,7 +193,7 @@ impl S3Layer {
     /// What is set here, else what is set there.
     fn or(self, other: Self) -> Self {
         // The two ways to name certificates are one setting: what is set here is not to be widened from there.
-        let ca_here = self.ca.is_some() || self.ca_map.is_some();
+        let ca_map = if self.ca.is_some() { self.ca_map } else { self.ca_map.or(other.ca_map) };
         Self {
             enabled: self.enabled.or(other.enabled),
             config_secret: self.config_secret.or(other.config_secret),
@@ -203,8 +203,8 @@ impl S3Layer {
             region: self.region.or(other.region),
             lookup: self.lookup.or(other.lookup),
             keys: self.keys.or(other.keys),
-            ca: if ca_here { self.ca } else { other.ca },
-            ca_map: if ca_here { self.ca_map } else { other.ca_map },
+            ca: self.ca.or(other.ca),
+            ca_map,
             skip_verify: self.skip_verify.or(other.skip_verify),
             insecure: self.insecure.or(other.insecure),
             proxy: self.proxy.or(other.proxy),
@@ -307,5 +307,208 @@ fn lookup(text: &str) -> Result<Lookup, Problem> {
         "path" => Ok(Lookup::Path),
         "auto" => Ok(Lookup::Auto),
         _ => Err("is none of auto, dns and path".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Environment, Flags};
+    use super::*;
+
+    fn no_file(_: &Path) -> io::Result<Vec<u8>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn settings(flags: &[(&'static str, &str)]) -> S3Layer {
+        let flags: Flags = flags.iter().map(|(name, text)| (*name, (*text).to_string())).collect();
+        S3Layer::new(&Texts::collect(&flags, &Environment::default(), &[]).unwrap().0).unwrap()
+    }
+
+    fn secret(data: &[(&str, &str)]) -> S3Layer {
+        let data = data.iter().map(|(key, text)| ((*key).to_string(), text.as_bytes().to_vec())).collect();
+        let (layer, warnings) = S3Layer::from_secret("kube-system/s3", &data).unwrap();
+        assert_eq!(warnings, Vec::<Warning>::new());
+        layer
+    }
+
+    fn resolved(flags: &[(&'static str, &str)]) -> Result<S3Access, String> {
+        resolve_s3(&settings(flags), None, None, &no_file).map(|access| access.expect("on")).map_err(|error| error.to_string())
+    }
+
+    fn pem() -> String {
+        rcgen::generate_simple_self_signed(vec!["minio".into()]).unwrap().cert.pem()
+    }
+
+    #[test]
+    fn s3_is_off_until_it_is_turned_on() {
+        let secret = secret(&[("etcd-s3-bucket", "etcd")]);
+        for flags in [&[][..], &[("etcd-s3", "false"), ("etcd-s3-bucket", "etcd")], &[("etcd-s3-config-secret", "s3")]] {
+            let settings = settings(flags);
+            assert_eq!((settings.is_on(), settings.config_secret()), (false, None));
+            assert_eq!(resolve_s3(&settings, Some(&secret), None, &no_file).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_k3s() {
+        let access = resolved(&[("etcd-s3", "true"), ("etcd-s3-bucket", "etcd")]).unwrap();
+        assert_eq!(
+            (access.endpoint.as_str(), access.endpoint.host(), access.endpoint.port()),
+            ("s3.amazonaws.com", "s3.amazonaws.com", None)
+        );
+        assert_eq!((access.region.as_str(), access.folder.as_str(), access.lookup), ("us-east-1", "", Lookup::Auto));
+        assert_eq!((access.timeout, access.retention), (Duration::from_mins(5), 5));
+        assert_eq!((access.insecure, access.skip_verify, access.proxy, access.keys), (false, false, Proxy::Environment, None));
+        assert_eq!((access.ca, access.endpoint_ca), (Vec::new(), String::new()));
+    }
+
+    #[test]
+    fn an_access_knows_its_url_and_its_storage() {
+        let flags = [("etcd-s3", "1"), ("etcd-s3-bucket", "etcd"), ("etcd-s3-endpoint", "MinIO:80"), ("etcd-s3-folder", "/a/b/")];
+        let mut access = resolved(&flags).unwrap();
+        assert_eq!(access.endpoint_url(), "https://MinIO:80");
+        access.insecure = true;
+        assert_eq!(access.endpoint_url(), "http://MinIO:80");
+        assert_eq!(access.storage(), Storage::S3 { endpoint: "minio".into(), bucket: "etcd".into(), folder: "a/b".into() });
+    }
+
+    /// The example of K3s's documentation, as it is decoded, with an endpoint that is there and empty.
+    #[test]
+    fn the_secret_of_k3s_documentation_is_understood() {
+        let example = [
+            ("etcd-s3-endpoint", ""),
+            ("etcd-s3-endpoint-ca", ""),
+            ("etcd-s3-endpoint-ca-name", ""),
+            ("etcd-s3-skip-ssl-verify", "false"),
+            ("etcd-s3-access-key", "AWS_ACCESS_KEY_ID"),
+            ("etcd-s3-secret-key", "AWS_SECRET_ACCESS_KEY"),
+            ("etcd-s3-session-token", ""),
+            ("etcd-s3-bucket", "bucket"),
+            ("etcd-s3-bucket-lookup-type", "auto"),
+            ("etcd-s3-folder", "folder"),
+            ("etcd-s3-retention", "5"),
+            ("etcd-s3-region", "us-east-1"),
+            ("etcd-s3-insecure", "false"),
+            ("etcd-s3-timeout", "5m"),
+            ("etcd-s3-proxy", ""),
+        ];
+        let settings = settings(&[("etcd-s3", "true"), ("etcd-s3-config-secret", "k3s-etcd-snapshot-s3-config")]);
+        assert_eq!(settings.config_secret(), Some("k3s-etcd-snapshot-s3-config"));
+        let secret = secret(&example);
+        assert_eq!(ca_config_map(&settings, Some(&secret)), None);
+        let access = resolve_s3(&settings, Some(&secret), None, &no_file).unwrap().unwrap();
+        let keys = access.keys.clone().unwrap();
+        assert_eq!((keys.access_key.expose(), keys.secret_key.expose()), ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"));
+        assert_eq!(keys.session_token, None);
+        let expected = resolved(&[("etcd-s3", "true"), ("etcd-s3-bucket", "bucket"), ("etcd-s3-folder", "folder")]).unwrap();
+        assert_eq!(access, S3Access { keys: Some(keys), ..expected });
+    }
+
+    #[test]
+    fn a_secret_fills_in_what_is_not_set_elsewhere() {
+        let settings =
+            settings(&[("etcd-s3", "true"), ("etcd-s3-config-secret", "s3"), ("etcd-s3-bucket", "of-flag"), ("etcd-s3-insecure", "false")]);
+        let mut data = vec![
+            ("etcd-s3-bucket", "of-secret"),
+            ("etcd-s3-folder", "of-secret"),
+            ("etcd-s3-insecure", "true"),
+            ("etcd-s3-skip-ssl-verify", "true"),
+            ("etcd-s3-timeout", "7s\n"),
+        ];
+        let access = |data: &[(&str, &str)]| resolve_s3(&settings, Some(&secret(data)), None, &no_file).unwrap().unwrap();
+        let first = access(&data);
+        assert_eq!(
+            (first.bucket.as_str(), first.folder.as_str(), first.insecure, first.skip_verify),
+            ("of-flag", "of-secret", false, true)
+        );
+        assert_eq!(first.timeout, Duration::from_secs(7));
+        assert_eq!(first, access(&data));
+        data.push(("etcd-s3-proxy", "http://me:pass@proxy"));
+        assert_ne!(first, access(&data));
+    }
+
+    #[test]
+    fn credentials_come_from_one_place() {
+        let from_secret = secret(&[("etcd-s3-access-key", "a2"), ("etcd-s3-secret-key", "s2"), ("etcd-s3-session-token", "t2")]);
+        let base = [("etcd-s3", "true"), ("etcd-s3-config-secret", "s3"), ("etcd-s3-bucket", "etcd")];
+        let keys = |more: &[(&'static str, &str)]| {
+            let access = resolve_s3(&settings(&[&base[..], more].concat()), Some(&from_secret), None, &no_file).unwrap().unwrap();
+            let keys = access.keys.unwrap();
+            (keys.access_key.0, keys.secret_key.0, keys.session_token.map(|token| token.0))
+        };
+        let of_secret = ("a2".to_string(), "s2".to_string(), Some("t2".to_string()));
+        assert_eq!(keys(&[]), of_secret);
+        assert_eq!(keys(&[("etcd-s3-secret-key", "s1")]), of_secret);
+        assert_eq!(keys(&[("etcd-s3-access-key", "a1"), ("etcd-s3-secret-key", "s1")]), ("a1".to_string(), "s1".to_string(), None));
+    }
+
+    #[test]
+    fn retention_is_that_of_the_directory_when_the_bucket_has_none() {
+        let file = |text: &str| super::super::file::ConfigFile {
+            path: "/c.yaml".into(),
+            text: format!("etcd-s3: true\netcd-s3-bucket: etcd\netcd-s3-config-secret: s\n{text}"),
+        };
+        let retention = |text: &str, data: &[(&str, &str)]| {
+            let texts = Texts::collect(&Flags::default(), &Environment::default(), &[file(text)]).unwrap().0;
+            resolve_s3(&S3Layer::new(&texts).unwrap(), Some(&secret(data)), None, &no_file).unwrap().unwrap().retention
+        };
+        let of_secret = [("etcd-s3-retention", "9")];
+        assert_eq!(retention("", &[]), 5);
+        assert_eq!(retention("etcd-snapshot-retention: 7", &[]), 7);
+        assert_eq!(retention("etcd-snapshot-retention: 7", &of_secret), 9);
+        assert_eq!(retention("etcd-snapshot-retention: 7\netcd-s3-retention: 0", &of_secret), 0);
+    }
+
+    #[test]
+    fn lookup_is_auto_but_for_aliyun() {
+        let lookup = |endpoint, kind| {
+            resolved(&[("etcd-s3", "t"), ("etcd-s3-bucket", "etcd"), ("etcd-s3-endpoint", endpoint), ("etcd-s3-bucket-lookup-type", kind)])
+                .unwrap()
+                .lookup
+        };
+        assert_eq!(lookup("minio", ""), Lookup::Auto);
+        assert_eq!(lookup("minio", "dns"), Lookup::Dns);
+        assert_eq!(lookup("oss.aliyuncs.com", "auto"), Lookup::Dns);
+        assert_eq!(lookup("oss.aliyuncs.com", "path"), Lookup::Path);
+    }
+
+    #[test]
+    fn certificates_of_a_setting_are_not_widened_by_the_secret() {
+        let (one, two) = (pem(), pem());
+        let secret = secret(&[("etcd-s3-endpoint-ca", &one), ("etcd-s3-endpoint-ca-name", "ca")]);
+        let base = [("etcd-s3", "true"), ("etcd-s3-config-secret", "s3"), ("etcd-s3-bucket", "etcd")];
+        let plain = settings(&base);
+        assert_eq!(ca_config_map(&plain, Some(&secret)), Some("ca"));
+        let bundles = CaBundles::from([("ca.crt".to_string(), two.into_bytes())]);
+        let access = resolve_s3(&plain, Some(&secret), Some(&bundles), &no_file).unwrap().unwrap();
+        assert_eq!((access.ca.len(), access.endpoint_ca.split(' ').count()), (2, 2));
+        let error = resolve_s3(&plain, Some(&secret), None, &no_file).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "ConfigMap \"ca\" could not be read (named by key etcd-s3-endpoint-ca-name of Secret kube-system/s3)"
+        );
+
+        let with_ca = settings(&[&base[..], &[("etcd-s3-endpoint-ca", "/ca.crt")]].concat());
+        assert_eq!(ca_config_map(&with_ca, Some(&secret)), None);
+        let access = resolve_s3(&with_ca, Some(&secret), None, &|_| Ok(one.clone().into())).unwrap().unwrap();
+        assert_eq!((access.ca.len(), access.endpoint_ca.as_str()), (1, "/ca.crt"));
+    }
+
+    #[test]
+    fn a_named_secret_that_was_not_read_leads_nowhere() {
+        let settings = settings(&[("etcd-s3", "true"), ("etcd-s3-config-secret", "s3"), ("etcd-s3-bucket", "etcd")]);
+        let error = resolve_s3(&settings, None, None, &no_file).unwrap_err();
+        assert_eq!(
+            (error.to_string().as_str(), error.category()),
+            ("Secret \"s3\" could not be read (named by flag --etcd-s3-config-secret)", "unread")
+        );
+    }
+
+    #[test]
+    fn a_secret_without_a_bucket_is_incomplete() {
+        let settings = settings(&[("etcd-s3", "true"), ("etcd-s3-config-secret", "s3")]);
+        assert!(settings.check().is_ok());
+        let error = resolve_s3(&settings, Some(&secret(&[])), None, &no_file).unwrap_err();
+        assert!(matches!(error, ConfigError::Missing("etcd-s3-bucket")), "{error}");
     }
 }

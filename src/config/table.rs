@@ -146,13 +146,13 @@ pub static SETTINGS: &[Setting] = &[
     Setting::new("etcd-s3-region", RunAndSecret, Text, S3, "REGION", "Region to sign requests for.").or("us-east-1"),
     Setting::new("etcd-s3-bucket-lookup-type", RunAndSecret, Text, S3, "auto|dns|path", "Where the bucket's name stands in a request: dns for the host name, path for the path.\n\
         With auto, Amazon's and Aliyun's servers get dns and all others path.").or("auto"),
-    Setting::new("etcd-s3-access-key", RunAndSecret, Secret, S3, "KEY", "Access key. The command line is no place for it: everyone on the node can read it there.\n\
+    Setting::new("etcd-s3-access-key", RunAndSecret, Secret, S3, "KEY", "Access key; better not as a flag, since process lists show it.\n\
         Access key, secret key and session token come from one place, the first that has an access key. \
         Without any, the SDK looks for credentials: shared files, web identity, container and instance roles.")
         .or_environment("AWS_ACCESS_KEY_ID").or_else("credentials of the surroundings"),
-    Setting::new("etcd-s3-secret-key", RunAndSecret, Secret, S3, "KEY", "Secret key. The command line is no place for it: everyone on the node can read it there.")
+    Setting::new("etcd-s3-secret-key", RunAndSecret, Secret, S3, "KEY", "Secret key; better not as a flag, since process lists show it.")
         .or_environment("AWS_SECRET_ACCESS_KEY").or_else("none"),
-    Setting::new("etcd-s3-session-token", RunAndSecret, Secret, S3, "TOKEN", "Session token of temporary credentials. The command line is no place for it: everyone on the node can read it there.")
+    Setting::new("etcd-s3-session-token", RunAndSecret, Secret, S3, "TOKEN", "Session token of temporary credentials; better not as a flag, since process lists show it.")
         .or_environment("AWS_SESSION_TOKEN").or_else("none"),
     Setting::new("etcd-s3-endpoint-ca", RunAndSecret, Text, S3, "CA...", "Certificates that the server's has to be signed by, in place of the system's.\n\
         A list with spaces between; each item is base64 of PEM, or the path of a PEM file, which is read again at each beat.").or_else("the system's certificates"),

@@ -9,19 +9,11 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::duration::{self, Fault};
+use crate::decide::Mode;
 use crate::snapshot::{NameError, NodeName, Program};
 
 /// What is wrong with a value: the rest of a sentence that begins with the value.
 pub type Problem = Cow<'static, str>;
-
-/// What the agent does with its decisions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Acts on them.
-    Manage,
-    /// Only says what would be done.
-    Observe,
-}
 
 /// The form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::fmt;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::manifest::Manifest;
+use super::manifest::{Digest, Manifest};
 use super::name::{ClusterId, FileName, NodeName};
 
 /// A place that keeps snapshots.
@@ -67,7 +67,14 @@ impl fmt::Display for Storage {
 
 /// The first ten hex digits of a text's SHA-256: enough to tell names apart, short enough to be part of one.
 pub fn hex10(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().take(5).fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+    short_hex(text, 10)
+}
+
+/// The first hex digits of a text's SHA-256, at most 64.
+pub fn short_hex(text: &str, digits: usize) -> String {
+    let mut hex = Digest(Sha256::digest(text).into()).to_string();
+    hex.truncate(digits);
+    hex
 }
 
 /// See [`Storage::id`].
@@ -150,8 +157,8 @@ pub struct Known {
 /// The extra metadata of a sidecar: the data of K3s's extra-metadata ConfigMap when the snapshot was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Metadata {
-    /// The record holds it already; it was not read again.
-    InRecord,
+    /// The record holds it already; it was not read again. With the bytes that were too many for the record.
+    InRecord(Option<usize>),
     /// As the sidecar has it; empty when there is none.
     Read(BTreeMap<String, String>),
 }

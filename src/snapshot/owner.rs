@@ -226,7 +226,7 @@ mod tests {
                 cluster: ClusterId::new("uid"),
                 node: None,
                 token_hash: None,
-                metadata: Metadata::InRecord,
+                metadata: Metadata::InRecord(None),
             }),
         }
     }
