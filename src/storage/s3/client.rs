@@ -29,7 +29,7 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 /// With the first one. More is not worth it: the next pass asks again.
 const ATTEMPTS: u32 = 3;
 /// Before the second attempt, at most; doubled before the third.
-const BACKOFF: Duration = Duration::from_millis(500);
+const BACKOFF: Duration = Duration::from_millis(200);
 
 /// Makes a client. `observer` is told of each request that it sends.
 pub async fn connect(access: &S3Access, observer: Observer) -> Result<(Client, Place), S3Error> {
@@ -142,5 +142,46 @@ impl ClassifyRetry for TooManyRequests {
 
     fn name(&self) -> &'static str {
         "TooManyRequests"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::access;
+    use super::*;
+
+    #[test]
+    fn the_buckets_name_is_in_the_host_name_where_k3s_has_it_there() {
+        for (endpoint, bucket, insecure, expected) in [
+            ("s3.amazonaws.com", "etcd", "false", true),
+            ("S3.eu-west-1.amazonaws.com", "etcd", "false", true),
+            ("s3.dualstack.eu-west-1.amazonaws.com", "etcd", "false", true),
+            ("s3.cn-north-1.amazonaws.com.cn", "etcd", "false", true),
+            ("s3.amazonaws.com", "etcd.example", "false", false),
+            ("s3.amazonaws.com", "etcd.example", "true", true),
+            ("storage.googleapis.com", "etcd", "false", true),
+            ("oss-cn-hangzhou.aliyuncs.com", "etcd", "false", true),
+            ("s3.amazonaws.com.evil.example", "etcd", "false", false),
+            ("minio.example", "etcd", "false", false),
+            ("127.0.0.1:9000", "etcd", "true", false),
+        ] {
+            let access = access(&[("endpoint", endpoint), ("bucket", bucket), ("insecure", insecure)]);
+            assert_eq!(in_host(&access), expected, "{endpoint} {bucket} {insecure}");
+        }
+        assert!(in_host(&access(&[("endpoint", "minio.example"), ("bucket-lookup-type", "dns")])));
+        assert!(!in_host(&access(&[("endpoint", "s3.amazonaws.com"), ("bucket-lookup-type", "path")])));
+    }
+
+    #[test]
+    fn the_general_endpoint_of_aws_becomes_that_of_the_region() {
+        for (endpoint, region, expected) in [
+            ("s3.amazonaws.com", "us-east-1", "https://s3.us-east-1.amazonaws.com"),
+            ("S3.amazonaws.com:443", "eu-south-2", "https://s3.eu-south-2.amazonaws.com:443"),
+            ("s3.amazonaws.com", "cn-north-1", "https://s3.cn-north-1.amazonaws.com.cn"),
+            ("s3.eu-west-1.amazonaws.com", "us-east-1", "https://s3.eu-west-1.amazonaws.com"),
+            ("minio.example:9000", "eu-south-2", "https://minio.example:9000"),
+        ] {
+            assert_eq!(endpoint_url(&access(&[("endpoint", endpoint), ("region", region)])), expected);
+        }
     }
 }

@@ -153,10 +153,7 @@ impl Asked<'_> {
         if find::<http_body_util::LengthLimitError>(error).is_some() {
             return self.say(Category::Protocol, "brought an answer too large to be one of S3");
         }
-        self.say(
-            Category::Protocol,
-            "brought an answer that is not S3's: is etcd-s3-endpoint the S3 API, and not a console or a login page?",
-        )
+        self.say(Category::Protocol, NOT_S3)
     }
 
     /// A sentence that begins with what was asked.
@@ -181,7 +178,9 @@ impl Asked<'_> {
             ("InvalidBucketName", _) => {
                 (Category::NoBucket, format!("was refused ({said}): {bucket:?} cannot be the name of a bucket there"))
             }
-            ("InvalidAccessKeyId", _) => (Category::Credentials, format!("was refused ({said}): the server does not know the access key")),
+            ("InvalidAccessKeyId" | "NotSignedUp", _) => {
+                (Category::Credentials, format!("was refused ({said}): the server does not know the access key"))
+            }
             ("SignatureDoesNotMatch", _) => (
                 Category::Credentials,
                 format!(
@@ -217,6 +216,7 @@ impl Asked<'_> {
                 (Category::Unreachable, format!("was refused by the proxy ({said}): it wants a user and a password in etcd-s3-proxy"))
             }
             (_, 401 | 403) => (Category::Denied, format!("was refused ({said}): the credentials need {}", self.permission)),
+            ("", 200..=299) => (Category::Protocol, NOT_S3.into()),
             (_, 500..) => (Category::Server, format!("failed in the server ({said})")),
             _ => (Category::Protocol, format!("was refused ({said})")),
         };
@@ -291,7 +291,8 @@ impl Asked<'_> {
         let Place { endpoint, in_host, .. } = self.place;
         match error {
             Tls::InvalidMessage(_) => format!("failed: {endpoint} does not speak TLS; with plain HTTP set etcd-s3-insecure to true"),
-            Tls::InvalidCertificate(Bad::UnknownIssuer) => format!(
+            // With a bad signature a CA of the right name is listed, and its key is another.
+            Tls::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => format!(
                 "failed: nobody trusted has signed the certificate of {endpoint}; give its CA in etcd-s3-endpoint-ca (or any certificate is taken with etcd-s3-skip-ssl-verify)"
             ),
             Tls::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
@@ -308,6 +309,8 @@ impl Asked<'_> {
         }
     }
 }
+
+const NOT_S3: &str = "brought an answer that is not S3's: is etcd-s3-endpoint the S3 API, and not a console or a login page?";
 
 /// An error with its sources, each once.
 fn chain(error: &(dyn StdError + 'static)) -> String {

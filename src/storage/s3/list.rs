@@ -146,8 +146,7 @@ impl Intercept for WholeXml {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        // An answer that is no success has an error of its own.
-        if !context.response().status().is_success() {
+        if context.output_or_error().is_err() {
             return Ok(());
         }
         let body = context.response().body().bytes().unwrap_or_default();

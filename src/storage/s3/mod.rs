@@ -16,6 +16,8 @@ mod testing;
 mod tests;
 mod tls;
 mod transport;
+#[cfg(test)]
+mod way_tests;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -238,7 +240,7 @@ impl Seen {
     /// Adds what this bucket itself has to remember, until somebody else's memory holds it.
     fn remember(&mut self, name: FileName, object: &Entry, version: Version, known: Known) {
         let bytes = match &known.metadata {
-            Metadata::InRecord => 0,
+            Metadata::InRecord(_) => 0,
             Metadata::Read(map) => map.iter().map(|(key, value)| key.len() + value.len()).sum(),
         };
         if bytes <= REMEMBERED {
