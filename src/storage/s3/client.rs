@@ -106,11 +106,12 @@ fn environment() -> Route {
 
 /// AWS's general endpoint knows old regions only, so it is replaced by that of the region, as K3s does.
 fn endpoint_url(access: &S3Access) -> String {
+    let url = access.endpoint_url().to_lowercase();
     if !access.endpoint.host().eq_ignore_ascii_case("s3.amazonaws.com") || access.region.is_empty() {
-        return access.endpoint_url();
+        return url;
     }
     let china = if access.region.starts_with("cn-") { ".cn" } else { "" };
-    access.endpoint_url().to_lowercase().replacen("s3.amazonaws.com", &format!("s3.{}.amazonaws.com{china}", access.region), 1)
+    url.replacen("s3.amazonaws.com", &format!("s3.{}.amazonaws.com{china}", access.region), 1)
 }
 
 /// `auto` puts the bucket into the host name where that is known to work: at AWS, Google and Aliyun, and not where a dot in its

@@ -129,7 +129,7 @@ pub struct Place {
 impl fmt::Display for Asked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Place { bucket, endpoint, .. } = self.place;
-        write!(f, "{} s3://{bucket}/{} at {endpoint}", self.doing, self.key.trim_end_matches('/'))
+        write!(f, "{} {} at {endpoint}", self.doing, format!("s3://{bucket}/{}", self.key).trim_end_matches('/'))
     }
 }
 
@@ -244,26 +244,25 @@ impl Asked<'_> {
         if let Some(credentials) = find::<CredentialsError>(error) {
             return self.without_credentials(credentials);
         }
-        if let Some(tls) = find::<rustls::Error>(error) {
-            return self.say(Category::Tls, self.tls(tls));
-        }
-        match find::<DialError>(error) {
-            Some(DialError::Timeout(after)) => {
+        match (find::<DialError>(error), find::<rustls::Error>(error)) {
+            (Some(DialError::Timeout(after)), _) => {
                 return self.say(
                     Category::Timeout,
                     format!("had no connection within {after:?}: is {endpoint} right, and is the way to it open?"),
                 );
             }
-            Some(dial @ DialError::Proxy { source, .. }) => {
+            // Its certificate is not the server's.
+            (Some(dial @ DialError::Proxy { source, .. }), _) => {
                 return self.say(Category::Unreachable, format!("failed: {dial}: {}", chain(source.as_ref())));
             }
-            Some(DialError::Tls(source)) => {
+            (_, Some(tls)) => return self.say(Category::Tls, self.tls(tls)),
+            (Some(DialError::Tls(source)), _) => {
                 return self.say(Category::Tls, format!("failed: the server hung up on TLS ({})", chain(source.as_ref())));
             }
-            Some(DialError::Server(source)) => {
+            (Some(DialError::Server(source)), _) => {
                 return self.say(Category::Unreachable, format!("failed: no connection: {}", chain(source.as_ref())));
             }
-            None => {}
+            (None, None) => {}
         }
         match find::<hyper::Error>(error) {
             Some(http) if http.is_parse() => {

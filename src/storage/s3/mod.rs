@@ -20,7 +20,7 @@ mod transport;
 mod way_tests;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -75,12 +75,20 @@ impl Bucket {
         Looker { client: &self.client, place: &self.place, prefix: &self.prefix, us: &self.us, timeout: self.timeout }
     }
 
+    fn looked(&self) -> MutexGuard<'_, Memory> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn asked<'a>(&'a self, doing: &'static str, key: &'a str) -> Asked<'a> {
+        Asked { doing, key, permission: "s3:ListBucket on the bucket", place: &self.place }
+    }
+
     /// A 404 for an object is also what a missing bucket answers, so only together with this it proves anything.
     async fn prove_existence(&self) -> Result<(), S3Error> {
         if self.exists.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let asked = Asked { doing: "asking for", key: "", permission: "s3:ListBucket on the bucket", place: &self.place };
+        let asked = self.asked("asking for", "");
         self.client.head_bucket().bucket(&self.place.bucket).send().await.map_err(|error| asked.failed(&error))?;
         self.exists.store(true, Ordering::Relaxed);
         Ok(())
@@ -88,19 +96,21 @@ impl Bucket {
 
     /// Looks into everything that `memory` and earlier looks do not know, and puts the listing together.
     async fn look_into(&self, objects: Folder, mut sidecars: Folder, memory: &Memory, failures: &mut Vec<Failure>) -> Seen {
-        let looked = std::mem::take(&mut *self.looked.lock().unwrap_or_else(PoisonError::into_inner));
         let mut seen = Seen::default();
         let mut unknown = Vec::new();
-        for (name, object) in objects.entries {
-            let sidecar = sidecars.entries.remove(&name);
-            let version = version(&object, sidecar.as_ref());
-            let of_this = |(then, known): &(Version, Known)| (*then == version).then(|| known.clone());
-            match memory.get(&name).and_then(of_this) {
-                Some(known) => seen.add(name, &object, version, Some(known)),
-                None => match looked.get(&name).and_then(of_this) {
-                    Some(known) => seen.remember(name, &object, version, known),
-                    None => unknown.push((name, object, sidecar, version)),
-                },
+        {
+            let looked = self.looked();
+            for (name, object) in objects.entries {
+                let sidecar = sidecars.entries.remove(&name);
+                let version = version(&object, sidecar.as_ref());
+                let of_this = |(then, known): &(Version, Known)| (*then == version).then(|| known.clone());
+                match memory.get(&name).and_then(of_this) {
+                    Some(known) => seen.add(name, &object, version, Some(known)),
+                    None => match looked.get(&name).and_then(of_this) {
+                        Some(known) => seen.remember(name, &object, version, known),
+                        None => unknown.push((name, object, sidecar, version)),
+                    },
+                }
             }
         }
         let lost = AtomicUsize::new(0);
@@ -151,7 +161,7 @@ impl Bucket {
     /// What the sidecars' failed listing leaves: a version without its sidecar's part is no version, so only what is known of the same
     /// content already.
     fn recall(&self, objects: Folder, memory: &Memory) -> Listing {
-        let looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let looked = self.looked();
         let mut seen = Seen::default();
         for (name, object) in objects.entries {
             let content = version(&object, None);
@@ -180,16 +190,14 @@ impl Store for Bucket {
         };
         let outside = objects.outside + sidecars.outside;
         if outside > 0 {
-            let Place { endpoint, bucket, .. } = &self.place;
-            let message =
-                format!("listing s3://{bucket}/{} at {endpoint} showed {outside} keys of other folders, which are left alone", self.prefix);
-            failures.push(Failure::new(Category::Protocol.word(), message));
+            let rest = format!("showed {outside} keys of other folders, which are left alone");
+            failures.push(self.asked("listing", &self.prefix).say(Category::Protocol, rest).failure());
         }
         if let Some(error) = sidecars_failed {
             return Listed { inventory: Inventory::Partial(self.recall(objects, memory), error.failure()), failures };
         }
         let seen = self.look_into(objects, sidecars, memory, &mut failures).await;
-        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = seen.remembered;
+        *self.looked() = seen.remembered;
         let gone = if seen.vanished { self.prove_existence().await.err() } else { None };
         let inventory = match gone {
             Some(error) => Inventory::Partial(seen.listing, error.failure()),
@@ -208,11 +216,9 @@ impl Store for Bucket {
             let etag = list::plain_etag(head.e_tag()?).to_string();
             Some(Entry { etag, size: head.content_length()?.try_into().ok()?, modified: look::modified(&head)? })
         };
-        entry().map(|entry| Some(version(&entry, None))).ok_or_else(|| {
-            let Place { endpoint, bucket, .. } = &self.place;
-            let message = format!("asking for s3://{bucket}/{}{name} at {endpoint} had an answer without ETag, size or time", self.prefix);
-            Failure::new(Category::Protocol.word(), message)
-        })
+        let key = format!("{}{name}", self.prefix);
+        let bare = || self.asked("asking for", &key).say(Category::Protocol, "had an answer without ETag, size or time").failure();
+        entry().map(|entry| Some(version(&entry, None))).ok_or_else(bare)
     }
 }
 

@@ -291,8 +291,15 @@ async fn the_bucket_is_in_the_host_name_where_that_is_asked_for() {
     });
     let asked = Arc::default();
     let proxy = format!("http://me:hunter2@{}", http_proxy(&server.endpoint, &asked).await);
-    for (lookup, host) in [("dns", "etc.s3.test:9000 /"), ("path", "s3.test:9000 /etc"), ("auto", "s3.test:9000 /etc")] {
-        let access = access(&[("endpoint", "s3.test:9000"), ("insecure", "true"), ("proxy", &proxy), ("bucket-lookup-type", lookup)]);
+    for (lookup, bucket, host) in [
+        ("dns", "etc", "etc.s3.test:9000 /"),
+        ("path", "etc", "s3.test:9000 /etc"),
+        ("auto", "etc", "s3.test:9000 /etc"),
+        // As old buckets may be called.
+        ("auto", "Old_Bucket", "s3.test:9000 /Old_Bucket"),
+    ] {
+        let server = [("endpoint", "S3.test:9000"), ("insecure", "true"), ("proxy", proxy.as_str())];
+        let access = access(&[&server[..], &[("bucket-lookup-type", lookup), ("bucket", bucket)]].concat());
         assert_eq!(listing(&access).await, None);
         let seen = std::mem::take(&mut *hosts.lock().unwrap());
         assert!(seen.iter().all(|seen| seen.trim_end_matches('/') == host.trim_end_matches('/')), "{lookup}: {seen:?}");
