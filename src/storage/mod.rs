@@ -1,5 +1,7 @@
 //! Storages: where snapshot files are. Effects only; nothing here knows Kubernetes, and nothing here decides.
 
+pub mod s3;
+
 use std::collections::BTreeMap;
 
 use crate::snapshot::{Failure, FileName, Inventory, Known, Version};
