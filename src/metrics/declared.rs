@@ -32,6 +32,7 @@ pub enum Kind {
 
 impl Kind {
     /// As `# TYPE` says it.
+    #[cfg(test)]
     pub fn word(self) -> &'static str {
         match self {
             Self::Counter => "counter",
@@ -180,6 +181,7 @@ pub(super) const PROCESS_START: Metric = metric(
 );
 
 /// All of them, in the order of the documentation.
+#[cfg(test)]
 pub(super) fn all() -> Vec<Metric> {
     let histograms = Operation::ALL.iter().map(|operation| operation.metric());
     let own = [LAST_BEAT, LAST_SUCCESS, LAST_GOOD, FILES, BYTES, ACTIONS, VETOES, S3_REQUESTS, LEADER, CRD_MISSING, BUILD_INFO];

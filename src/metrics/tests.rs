@@ -12,13 +12,13 @@ const NOW: Timestamp = Timestamp::constant(1_763_800_000, 250_000_000);
 struct Family {
     kind: String,
     help: String,
-    series: Vec<(String, f64)>,
+    series: Vec<(String, String)>,
 }
 
 impl Family {
-    fn value(&self, series: &str) -> f64 {
+    fn value(&self, series: &str) -> &str {
         let found = self.series.iter().find(|(name, _)| name == series);
-        found.unwrap_or_else(|| panic!("no {series} in {:?}", self.series)).1
+        found.unwrap_or_else(|| panic!("no {series} in {:?}", self.series)).1.as_str()
     }
 }
 
@@ -52,7 +52,8 @@ fn parse(text: &str) -> BTreeMap<String, Family> {
             };
             assert!(of_family, "{name} stands under {current}");
             assert!(seen.insert(series.to_owned()), "{series} is there twice");
-            family.series.push((series.into(), value.parse().unwrap()));
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            family.series.push((series.into(), value.into()));
         }
     }
     families
@@ -164,7 +165,7 @@ fn the_six_histograms_are_there_from_the_start_with_the_buckets_of_k3s_and_upwar
         }
         let family = &families[&name];
         assert_eq!(family.series.iter().map(|(series, _)| series.as_str()).collect::<Vec<_>>(), expected);
-        assert!(family.series.iter().all(|(_, value)| *value == 0.0));
+        assert!(family.series.iter().all(|(_, value)| value == "0"));
     }
 }
 
@@ -174,7 +175,7 @@ fn every_counter_starts_at_zero_with_all_its_series() {
     for metric in all().iter().filter(|metric| metric.kind == Kind::Counter && metric.name.starts_with("etcd_")) {
         let series = &families[metric.name].series;
         assert_eq!(series.len(), metric.labels.iter().map(|label| (label.values)().len()).product::<usize>(), "{}", metric.name);
-        assert!(series.iter().all(|(_, value)| *value == 0.0));
+        assert!(series.iter().all(|(_, value)| value == "0"));
     }
 }
 
@@ -189,7 +190,7 @@ fn under_a_prefix_the_six_are_shown_once_more_and_nothing_else_is() {
         let own = operation.metric().name;
         let again = prefixed.remove(&format!("k3s_{own}")).unwrap();
         assert_eq!((&again.kind, &again.help), (&plain[own].kind, &plain[own].help));
-        let renamed: Vec<_> = plain[own].series.iter().map(|(series, value)| (format!("k3s_{series}"), *value)).collect();
+        let renamed: Vec<_> = plain[own].series.iter().map(|(series, value)| (format!("k3s_{series}"), value.clone())).collect();
         assert_eq!(again.series, renamed);
     }
     assert_eq!(prefixed.keys().collect::<Vec<_>>(), plain.keys().collect::<Vec<_>>());
@@ -202,16 +203,16 @@ fn an_operation_is_timed_by_its_status_and_only_a_success_is_one() {
     metrics.ended(Operation::Save, Status::Error, Duration::from_secs(3), NOW);
     let families = scrape(&metrics);
     let local = &families["etcd_snapshot_reconcile_local_duration_seconds"];
-    assert_eq!(local.value("etcd_snapshot_reconcile_local_duration_seconds_count{status=\"success\"}"), 1.0);
-    assert_eq!(local.value("etcd_snapshot_reconcile_local_duration_seconds_sum{status=\"success\"}"), 0.02);
-    assert_eq!(local.value("etcd_snapshot_reconcile_local_duration_seconds_bucket{status=\"success\",le=\"0.016\"}"), 0.0);
-    assert_eq!(local.value("etcd_snapshot_reconcile_local_duration_seconds_bucket{status=\"success\",le=\"0.032\"}"), 1.0);
-    assert_eq!(local.value("etcd_snapshot_reconcile_local_duration_seconds_count{status=\"error\"}"), 0.0);
+    assert_eq!(local.value("etcd_snapshot_reconcile_local_duration_seconds_count{status=\"success\"}"), "1");
+    assert_eq!(local.value("etcd_snapshot_reconcile_local_duration_seconds_sum{status=\"success\"}"), "0.02");
+    assert_eq!(local.value("etcd_snapshot_reconcile_local_duration_seconds_bucket{status=\"success\",le=\"0.016\"}"), "0");
+    assert_eq!(local.value("etcd_snapshot_reconcile_local_duration_seconds_bucket{status=\"success\",le=\"0.032\"}"), "1");
+    assert_eq!(local.value("etcd_snapshot_reconcile_local_duration_seconds_count{status=\"error\"}"), "0");
     let save = &families["etcd_snapshot_save_duration_seconds"];
-    assert_eq!(save.value("etcd_snapshot_save_duration_seconds_count{status=\"error\"}"), 1.0);
+    assert_eq!(save.value("etcd_snapshot_save_duration_seconds_count{status=\"error\"}"), "1");
     let last = "etcd_snapshot_last_success_timestamp_seconds";
-    let expected = [("reconcile", 0.0), ("reconcile_local", 1_763_800_000.25)];
-    let expected = expected.map(|(operation, value)| (format!("{last}{{operation=\"{operation}\"}}"), value));
+    let expected = [("reconcile", "0"), ("reconcile_local", "1763800000.25")];
+    let expected = expected.map(|(operation, value)| (format!("{last}{{operation=\"{operation}\"}}"), value.to_owned()));
     assert_eq!(families[last].series, expected);
 }
 
@@ -223,34 +224,35 @@ fn the_gauges_of_a_bucket_are_shown_while_its_leader_leads() {
         let series = families.values().filter(|family| family.kind == "gauge").flat_map(|family| &family.series);
         series.filter(|(name, _)| name.contains("\"s3\"") || name.contains("\"reconcile_s3\"")).map(|(name, _)| name.clone()).collect()
     };
-    let leader = |metrics: &Metrics| scrape(metrics).get("etcd_snapshot_leader").map(|family| family.value("etcd_snapshot_leader"));
+    let leader =
+        |metrics: &Metrics| scrape(metrics).get("etcd_snapshot_leader").map(|family| family.value("etcd_snapshot_leader").to_owned());
     assert_eq!(leader(&metrics), None);
 
     metrics.leads(Leadership::Follower);
     metrics.holds(StorageKind::S3, &census());
     metrics.ended(Operation::ReconcileS3, Status::Success, Duration::ZERO, NOW);
-    assert_eq!((leader(&metrics), of_bucket(&metrics)), (Some(0.0), Vec::new()));
+    assert_eq!((leader(&metrics), of_bucket(&metrics)), (Some("0".into()), Vec::new()));
 
     metrics.leads(Leadership::Leader);
     let success = "etcd_snapshot_last_success_timestamp_seconds{operation=\"reconcile_s3\"}";
-    assert_eq!((leader(&metrics), of_bucket(&metrics)), (Some(1.0), vec![success.to_owned()]));
-    assert_eq!(scrape(&metrics)["etcd_snapshot_last_success_timestamp_seconds"].value(success), 0.0);
+    assert_eq!((leader(&metrics), of_bucket(&metrics)), (Some("1".into()), vec![success.to_owned()]));
+    assert_eq!(scrape(&metrics)["etcd_snapshot_last_success_timestamp_seconds"].value(success), "0");
     metrics.ended(Operation::ReconcileS3, Status::Success, Duration::ZERO, NOW);
     metrics.holds(StorageKind::S3, &census());
     metrics.leads(Leadership::Leader);
     assert_eq!(of_bucket(&metrics).len(), 1 + 1 + 2 * FileKind::ALL.len());
-    assert!(scrape(&metrics)["etcd_snapshot_last_success_timestamp_seconds"].value(success) > 0.0);
+    assert!(scrape(&metrics)["etcd_snapshot_last_success_timestamp_seconds"].value(success) != "0");
 
     metrics.holds(StorageKind::Local, &census());
     metrics.leads(Leadership::Follower);
     metrics.holds(StorageKind::S3, &census());
-    assert_eq!((leader(&metrics), of_bucket(&metrics)), (Some(0.0), Vec::new()));
+    assert_eq!((leader(&metrics), of_bucket(&metrics)), (Some("0".into()), Vec::new()));
     let families = scrape(&metrics);
-    assert_eq!(families["etcd_snapshot_files"].value("etcd_snapshot_files{kind=\"good\",storage=\"local\"}"), 3.0);
-    assert_eq!(families["etcd_snapshot_bytes"].value("etcd_snapshot_bytes{kind=\"damaged\",storage=\"local\"}"), 81.0);
+    assert_eq!(families["etcd_snapshot_files"].value("etcd_snapshot_files{kind=\"good\",storage=\"local\"}"), "3");
+    assert_eq!(families["etcd_snapshot_bytes"].value("etcd_snapshot_bytes{kind=\"damaged\",storage=\"local\"}"), "81");
     // What was counted stays counted: a counter that vanishes is a reset.
     let s3 = &families["etcd_snapshot_reconcile_s3_duration_seconds"];
-    assert_eq!(s3.value("etcd_snapshot_reconcile_s3_duration_seconds_count{status=\"success\"}"), 2.0);
+    assert_eq!(s3.value("etcd_snapshot_reconcile_s3_duration_seconds_count{status=\"success\"}"), "2");
 
     metrics.leads(Leadership::NoBucket);
     assert_eq!(leader(&metrics), None);
@@ -262,11 +264,11 @@ fn a_storage_without_a_good_snapshot_says_so_and_one_never_listed_says_nothing()
     assert!(!scrape(&metrics).contains_key("etcd_snapshot_last_good_timestamp_seconds"));
     metrics.holds(StorageKind::Local, &census());
     let last = "etcd_snapshot_last_good_timestamp_seconds";
-    assert_eq!(scrape(&metrics)[last].series, [(format!("{last}{{storage=\"local\"}}"), 1500.0)]);
+    assert_eq!(scrape(&metrics)[last].series, [(format!("{last}{{storage=\"local\"}}"), "1500".into())]);
     metrics.holds(StorageKind::Local, &Census::default());
     let families = scrape(&metrics);
-    assert_eq!(families[last].series, [(format!("{last}{{storage=\"local\"}}"), 0.0)]);
-    assert_eq!(families["etcd_snapshot_files"].value("etcd_snapshot_files{kind=\"good\",storage=\"local\"}"), 0.0);
+    assert_eq!(families[last].series, [(format!("{last}{{storage=\"local\"}}"), "0".into())]);
+    assert_eq!(families["etcd_snapshot_files"].value("etcd_snapshot_files{kind=\"good\",storage=\"local\"}"), "0");
 }
 
 #[test]
@@ -279,15 +281,15 @@ fn what_is_told_is_what_is_shown() {
     metrics.requested(S3Operation::named("HeadObject"), S3Outcome::named("not_found"));
     metrics.requested(S3Operation::named("a new one"), S3Outcome::named("a new one"));
     let families = scrape(&metrics);
-    let value = |series: &str| families[series.split('{').next().unwrap()].value(series);
-    assert_eq!(value("etcd_snapshot_last_beat_timestamp_seconds"), 1_763_800_000.25);
-    assert_eq!(value("etcd_snapshot_crd_missing"), 1.0);
-    assert_eq!(value("etcd_snapshot_actions_total{action=\"write\",outcome=\"vetoed\"}"), 1.0);
-    assert_eq!(value("etcd_snapshot_vetoes_total{kind=\"k3s-at-work\"}"), 1.0);
-    assert_eq!(value("etcd_snapshot_s3_requests_total{operation=\"HeadObject\",outcome=\"not_found\"}"), 1.0);
-    assert_eq!(value("etcd_snapshot_s3_requests_total{operation=\"Other\",outcome=\"error\"}"), 1.0);
+    let value = |series: &str| families[series.split('{').next().unwrap()].value(series).to_owned();
+    assert_eq!(value("etcd_snapshot_last_beat_timestamp_seconds"), "1763800000.25");
+    assert_eq!(value("etcd_snapshot_crd_missing"), "1");
+    assert_eq!(value("etcd_snapshot_actions_total{action=\"write\",outcome=\"vetoed\"}"), "1");
+    assert_eq!(value("etcd_snapshot_vetoes_total{kind=\"k3s-at-work\"}"), "1");
+    assert_eq!(value("etcd_snapshot_s3_requests_total{operation=\"HeadObject\",outcome=\"not_found\"}"), "1");
+    assert_eq!(value("etcd_snapshot_s3_requests_total{operation=\"Other\",outcome=\"error\"}"), "1");
     metrics.crd(true);
-    assert_eq!(scrape(&metrics)["etcd_snapshot_crd_missing"].value("etcd_snapshot_crd_missing"), 0.0);
+    assert_eq!(scrape(&metrics)["etcd_snapshot_crd_missing"].value("etcd_snapshot_crd_missing"), "0");
 }
 
 const BEGIN: &str = "<!-- The tables are made from src/metrics: UPDATE=1 cargo test --locked --lib metrics:: -->\n";
