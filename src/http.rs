@@ -154,11 +154,16 @@ mod tests {
         stream
     }
 
+    /// What hangs fails instead.
+    async fn within<T>(work: impl Future<Output = T>) -> T {
+        timeout(Duration::from_mins(1), work).await.expect("it hangs")
+    }
+
     /// Status line, head and body. It reads to the end, so the server has to close.
     async fn ask(server: &Server, path: &str) -> (String, String, String) {
         let mut stream = connect(server, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
         let mut text = String::new();
-        stream.read_to_string(&mut text).await.unwrap();
+        within(stream.read_to_string(&mut text)).await.unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         let (status, head) = head.split_once("\r\n").unwrap();
         (status.into(), head.to_lowercase(), body.into())
@@ -214,7 +219,7 @@ mod tests {
         let mut begun = connect(&server, "GET / HTTP/1.1\r\nHos").await;
         assert_eq!(ask(&server, "/").await.2, "here\n");
         server.stop.cancel();
-        server.task.await.unwrap();
+        within(server.task).await.unwrap();
         let mut rest = Vec::new();
         for stream in [&mut silent, &mut begun] {
             let _ = stream.read_to_end(&mut rest).await;
@@ -236,11 +241,12 @@ mod tests {
         let mut stream = connect(&server, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
         asked.acquire().await.unwrap().forget();
         server.stop.cancel();
+        within(async { while TcpStream::connect(server.address).await.is_ok() {} }).await;
         answer.add_permits(1);
         let mut text = String::new();
-        stream.read_to_string(&mut text).await.unwrap();
+        within(stream.read_to_string(&mut text)).await.unwrap();
         assert!(text.ends_with("finished\n"), "{text}");
-        server.task.await.unwrap();
+        within(server.task).await.unwrap();
     }
 
     #[tokio::test]
