@@ -6,6 +6,10 @@
 pub mod config;
 pub mod controller;
 pub mod decide;
+pub mod health;
+pub mod http;
+pub mod log;
+pub mod metrics;
 pub mod record;
 pub mod snapshot;
 pub mod storage;

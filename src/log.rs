@@ -1,0 +1,178 @@
+//! The log: text for people, or JSON for machines, on standard error.
+//!
+//! In: the form, `RUST_LOG`, `NO_COLOR`. Out: one line an event. The crates underneath speak up at `warn`: their lower
+//! levels are many, and at the lowest they show requests with what signs them.
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::env;
+use std::io::{self, IsTerminal as _};
+use std::panic::PanicHookInfo;
+
+use tracing::Subscriber;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
+
+use crate::snapshot::Failure;
+
+/// The level without `RUST_LOG`.
+const DEFAULT: &str = "info";
+/// Beginnings of the names of crates underneath, and how much of them is shown unless `RUST_LOG` names the same ones.
+const QUIET: &str = "aws=warn,h2=warn,hyper=warn,kube=warn,mio=warn,rustls=warn,tower=warn";
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// For people; in colour on a terminal, unless `NO_COLOR` is set.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why there can be no log.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// `RUST_LOG` is not a filter.
+    #[error("RUST_LOG={0:?} is not a filter; write it like info or info,etcd_snapshot_operator=debug")]
+    Filter(String, #[source] tracing_subscriber::filter::ParseError),
+    /// There is a log already.
+    #[error("the log was set up twice")]
+    Twice(#[source] TryInitError),
+}
+
+/// Sets the process's log up, once. Panics become log lines, too.
+pub fn init(form: Form) -> Result<(), LogError> {
+    let text = env::var_os("RUST_LOG").map(|text| text.to_string_lossy().into_owned());
+    let filter = filter(text.as_deref())?;
+    let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    subscriber(form, filter, colour, io::stderr).try_init().map_err(LogError::Twice)?;
+    std::panic::set_hook(Box::new(panicked));
+    Ok(())
+}
+
+/// An error with its whole chain, each cause once: what one log line says of it.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    Failure::of("", error).message
+}
+
+fn filter(text: Option<&str>) -> Result<EnvFilter, LogError> {
+    let text = text.map(str::trim).filter(|text| !text.is_empty()).unwrap_or(DEFAULT);
+    let is_stricter = text.split(',').any(|part| ["error", "off"].iter().any(|level| part.trim().eq_ignore_ascii_case(level)));
+    // Of two directives for one target the later counts.
+    let all = if is_stricter { text.to_owned() } else { format!("{DEFAULT},{QUIET},{text}") };
+    EnvFilter::builder().parse(all).map_err(|error| LogError::Filter(text.into(), error))
+}
+
+fn subscriber<W>(form: Form, filter: EnvFilter, colour: bool, writer: W) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    // Where standard error is closed, complaining about it there would be a panic.
+    let plain = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colour).log_internal_errors(false);
+    match form {
+        Form::Text => Box::new(plain.finish()),
+        Form::Json => Box::new(plain.json().flatten_event(true).with_span_list(false).finish()),
+    }
+}
+
+fn panicked(panic: &PanicHookInfo<'_>) {
+    let why = panic.payload_as_str().unwrap_or("no reason given");
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        tracing::error!(place, %backtrace, "a task panicked: {why}");
+    } else {
+        tracing::error!(place, "a task panicked: {why}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(form: Form, rust_log: Option<&str>, colour: bool, speak: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = subscriber(form, filter(rust_log).unwrap(), colour, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, speak);
+        String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
+    }
+
+    fn everybody() {
+        tracing::debug!("ours at debug");
+        tracing::info!("ours at info");
+        tracing::error!("ours at error");
+        tracing::info!(target: "kube_client::client", "theirs at info");
+        tracing::warn!(target: "aws_sdk_s3", "theirs at warn");
+    }
+
+    fn heard(rust_log: Option<&str>) -> Vec<String> {
+        let text = logged(Form::Text, rust_log, false, everybody);
+        text.lines().map(|line| line.rsplit_once(": ").unwrap().1.to_owned()).collect()
+    }
+
+    #[test]
+    fn other_crates_are_quieter_than_we_are_until_they_are_asked() {
+        let usual = ["ours at info", "ours at error", "theirs at warn"];
+        for rust_log in [None, Some(""), Some(" "), Some("info")] {
+            assert_eq!(heard(rust_log), usual, "{rust_log:?}");
+        }
+        assert_eq!(heard(Some("debug")), ["ours at debug", "ours at info", "ours at error", "theirs at warn"]);
+        assert_eq!(heard(Some("etcd_snapshot_operator=debug")), ["ours at debug", "ours at info", "ours at error", "theirs at warn"]);
+        assert_eq!(heard(Some("warn,kube_client=debug,aws=error")), ["ours at error", "theirs at info"]);
+        assert_eq!(heard(Some("kube=info")), ["ours at info", "ours at error", "theirs at info", "theirs at warn"]);
+        assert_eq!(heard(Some("error")), ["ours at error"]);
+        assert!(heard(Some("OFF")).is_empty());
+    }
+
+    #[test]
+    fn a_filter_that_is_none_is_one_sentence() {
+        let error = filter(Some("a=b=c")).unwrap_err();
+        assert_eq!(error.to_string(), "RUST_LOG=\"a=b=c\" is not a filter; write it like info or info,etcd_snapshot_operator=debug");
+    }
+
+    #[test]
+    fn json_is_one_object_a_line_with_the_fields_beside_the_message() {
+        let text = logged(Form::Json, None, true, || {
+            let span = tracing::info_span!("pass", storage = "local");
+            let _inside = span.enter();
+            tracing::info!(files = 3, why = "two\nlines", "listed");
+        });
+        let line: serde_json::Value = serde_json::from_str(text.strip_suffix('\n').unwrap()).unwrap();
+        let part = |key: &str| line[key].as_str().unwrap();
+        assert_eq!((part("level"), part("message"), part("why")), ("INFO", "listed", "two\nlines"));
+        assert_eq!((&line["files"], &line["span"]["storage"]), (&serde_json::json!(3), &serde_json::json!("local")));
+        assert!(part("timestamp").ends_with('Z') && part("target").starts_with("etcd_snapshot_operator::"));
+        assert_eq!(text.lines().count(), 1);
+    }
+
+    #[test]
+    fn text_has_colour_only_where_there_is_some_to_see() {
+        let speak = || tracing::info!("a \u{1b}[31mname");
+        let (plain, coloured) = (logged(Form::Text, None, false, speak), logged(Form::Text, None, true, speak));
+        assert!(!plain.contains('\u{1b}'), "{plain:?}");
+        assert!(coloured.contains("\u{1b}[") && !coloured.contains("\u{1b}[31m"), "{coloured:?}");
+    }
+
+    #[test]
+    fn a_chain_is_told_once() {
+        let error = filter(Some("a=b=c")).unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap();
+        assert_eq!(chain(&error), format!("{error}: {cause}"));
+    }
+}
