@@ -3,11 +3,13 @@
 //! In the order in which data flows: [`snapshot`] says what a snapshot is, [`record`] how Kubernetes shows it, and
 //! `decide` what is to be done; `storage` and `kubernetes` are the edges, and `controller` is the loop through them.
 
+pub mod cli;
 pub mod config;
 pub mod controller;
 pub mod decide;
 pub mod health;
 pub mod http;
+pub mod kubernetes;
 pub mod log;
 pub mod metrics;
 pub mod record;

@@ -28,11 +28,14 @@ pub fn run(flags: &Flags) -> u8 {
     let (settings, warnings) = match load(flags) {
         Ok(loaded) => loaded,
         Err(error) => {
-            eprintln!("etcd-snapshot-operator: {}", crate::snapshot::Failure::of("settings", &error));
+            eprintln!("etcd-snapshot-operator: {}", log::chain(&error));
             return USAGE;
         }
     };
-    log::start(settings.log_format);
+    if let Err(error) = log::init(settings.log_format) {
+        eprintln!("etcd-snapshot-operator: {}", log::chain(&error));
+        return USAGE;
+    }
     for warning in warnings {
         tracing::warn!("{warning}");
     }

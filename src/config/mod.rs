@@ -31,7 +31,6 @@ pub use flags::Flags;
 pub use run::RunSettings;
 pub use s3::{Keys, Lookup, S3Access, S3Layer, Secret, ca_config_map, resolve_s3};
 pub use sources::{Environment, Sourced};
-pub use values::LogFormat;
 
 /// The settings of this process: `flags`, its environment, and the config files that `--config` names.
 pub fn load(flags: &Flags) -> Result<(RunSettings, Vec<Warning>), ConfigError> {

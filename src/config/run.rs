@@ -12,8 +12,9 @@ use super::file::ConfigFile;
 use super::flags::Flags;
 use super::s3::S3Layer;
 use super::sources::{Environment, Texts};
-use super::values::{self, LogFormat};
+use super::values;
 use crate::decide::Mode;
+use crate::log::Form;
 use crate::snapshot::{NodeName, Program};
 
 /// What stays the same for one run.
@@ -42,7 +43,7 @@ pub struct RunSettings {
     /// Prefix under which the duration histograms are shown once more.
     pub metrics_prefix: Option<String>,
     /// Form of the log.
-    pub log_format: LogFormat,
+    pub log_format: Form,
     /// The settings of S3, to be resolved at each beat.
     pub s3: S3Layer,
 }

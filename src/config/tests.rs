@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::file::ConfigFile;
 use super::*;
 use crate::decide::Mode;
+use crate::log::Form;
 use crate::snapshot::Program;
 
 /// What is given where.
@@ -146,7 +147,7 @@ fn a_run_has_the_defaults_of_k3s() {
     assert_eq!((settings.namespace, settings.config_namespace.as_str()), (None, "kube-system"));
     assert_eq!(
         (settings.http_listen.to_string().as_str(), settings.metrics_prefix, settings.log_format),
-        ("0.0.0.0:9469", None, LogFormat::Text)
+        ("0.0.0.0:9469", None, Form::Text)
     );
     assert!(!settings.s3.is_on());
 }
@@ -172,7 +173,7 @@ fn namespaces_modes_and_the_rest_are_read() {
         .variable("ORPHAN_GRACE", "1m")
         .file("mode: observe\nlog-format: json\nmetrics-prefix: k3s_\nhttp-listen: \"[::1]:1\"\nnamespace: of-file\netcd-snapshot-reconcile-interval: 1h30m");
     let (settings, warnings) = given.run().unwrap();
-    assert_eq!((settings.namespace.as_deref(), settings.mode, settings.log_format), (Some("backup"), Mode::Observe, LogFormat::Json));
+    assert_eq!((settings.namespace.as_deref(), settings.mode, settings.log_format), (Some("backup"), Mode::Observe, Form::Json));
     assert_eq!((settings.metrics_prefix.as_deref(), settings.http_listen.to_string().as_str()), (Some("k3s_"), "[::1]:1"));
     assert_eq!((settings.interval, settings.orphan_grace), (Duration::from_mins(90), Duration::from_mins(270)));
     assert_eq!(warnings, ["orphan-grace is taken as three beats, since it is less than that (from environment variable ORPHAN_GRACE)"]);

@@ -10,19 +10,11 @@ use std::time::Duration;
 
 use super::duration::{self, Fault};
 use crate::decide::Mode;
+use crate::log::Form;
 use crate::snapshot::{NameError, NodeName, Program};
 
 /// What is wrong with a value: the rest of a sentence that begins with the value.
 pub type Problem = Cow<'static, str>;
-
-/// The form of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines.
-    Json,
-}
 
 pub(super) fn switch(text: &str) -> Result<bool, Problem> {
     duration::boolean(text).ok_or("is not a boolean; write true or false".into())
@@ -63,10 +55,10 @@ pub(super) fn mode(text: &str) -> Result<Mode, Problem> {
     }
 }
 
-pub(super) fn log_format(text: &str) -> Result<LogFormat, Problem> {
+pub(super) fn log_format(text: &str) -> Result<Form, Problem> {
     match text {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
+        "text" => Ok(Form::Text),
+        "json" => Ok(Form::Json),
         _ => Err("is neither text nor json".into()),
     }
 }

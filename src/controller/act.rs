@@ -129,7 +129,7 @@ impl<S: Store> Acting<'_, S> {
 
 fn outcome(written: Result<Written, Error>) -> Outcome {
     match written {
-        Ok(Written::Done) => Outcome::Done,
+        Ok(Written::Created | Written::Changed | Written::Deleted) => Outcome::Done,
         Ok(Written::Unchanged | Written::Stale) => Outcome::Stale,
         Ok(Written::Waiting) => Outcome::Waiting,
         Ok(Written::Abandoned) => Outcome::Abandoned,

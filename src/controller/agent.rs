@@ -18,13 +18,13 @@ use super::voice::Voice;
 use crate::config::RunSettings;
 use crate::decide::Policy;
 use crate::health::Health;
+use crate::http;
 use crate::kubernetes::client::{ClientError, Source, client};
 use crate::kubernetes::events::Events;
 use crate::kubernetes::{Cache, lease};
 use crate::metrics::{Metrics, Operation, Status};
 use crate::snapshot::{Failure, Storage};
 use crate::storage::local::{Directory, LocalError};
-use crate::http;
 
 /// How long a running pass may take to end when we stop; kubelet's patience is longer.
 const GRACE: Duration = Duration::from_secs(10);

@@ -66,7 +66,8 @@ impl BucketLoop {
             return None;
         }
         self.shared.metrics.leads(metrics::Leadership::Leader);
-        let _running = self.shared.health.pass(Loop::Bucket);
+        let shared = self.shared.clone();
+        let _running = shared.health.pass(Loop::Bucket);
         if let Err(failure) = self.connect(access).await {
             return Some(self.ill(Part::Bucket, &failure, began));
         }
@@ -118,9 +119,12 @@ impl BucketLoop {
             let namespace = &self.shared.settings.config_namespace;
             match secret::secret(&self.shared.client, namespace, name).await {
                 Ok(values) => {
-                    let (layer, warnings) = S3Layer::from_secret(&format!("{namespace}/{name}"), &values.0).map_err(|error| wrong(&error))?;
+                    let (layer, warnings) =
+                        S3Layer::from_secret(&format!("{namespace}/{name}"), &values.0).map_err(|error| wrong(&error))?;
                     if self.layer.as_ref() != Some(&layer) {
-                        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                        for warning in &warnings {
+                            tracing::warn!("{warning}");
+                        }
                     }
                     self.layer = Some(layer);
                 }
@@ -178,7 +182,10 @@ impl BucketLoop {
     /// A client for these settings, made anew when they or the cluster changed.
     async fn connect(&mut self, access: S3Access) -> Result<(), Failure> {
         let Some(cluster) = self.shared.surroundings().cluster else {
-            return Err(Failure::new("cluster_unknown", "the UID of the namespace kube-system is not known yet, so nobody can say which objects are ours"));
+            return Err(Failure::new(
+                "cluster_unknown",
+                "the UID of the namespace kube-system is not known yet, so nobody can say which objects are ours",
+            ));
         };
         if self.bucket.as_ref().is_some_and(|(before, us, _)| *before == access && *us == cluster) {
             return Ok(());

@@ -28,7 +28,8 @@ impl DirectoryLoop {
 
     /// One pass.
     pub async fn pass(&mut self) -> BeatPart {
-        let _running = self.shared.health.pass(Loop::Directory);
+        let shared = self.shared.clone();
+        let _running = shared.health.pass(Loop::Directory);
         let node = self.shared.settings.node.clone();
         let parts = Parts {
             shared: &self.shared,
@@ -42,7 +43,9 @@ impl DirectoryLoop {
         self.say_who_else_is_here();
         if self.directory.was_replaced() {
             let path = self.directory.path().display();
-            self.shared.health.directory_replaced(format!("{path} is another directory than at the start: only a restart sees the new one"));
+            self.shared
+                .health
+                .directory_replaced(format!("{path} is another directory than at the start: only a restart sees the new one"));
         }
         let cluster = self.shared.surroundings().cluster;
         let noted = self.directory.note_beat(self.shared.now(), self.shared.settings.interval, cluster.as_ref()).await;

@@ -1,6 +1,7 @@
 //! What became of a step.
 
 use crate::decide::Veto;
+use crate::metrics;
 use crate::snapshot::Failure;
 
 /// What became of one step of a plan.
@@ -22,17 +23,16 @@ pub enum Outcome {
     Abandoned,
 }
 
-impl Outcome {
-    /// The metric's label.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::Started => "started",
-            Self::Waiting => "waiting",
-            Self::Vetoed(_) => "vetoed",
-            Self::Stale => "stale",
-            Self::Failed(_) => "failed",
-            Self::Abandoned => "abandoned",
+impl From<&Outcome> for metrics::Outcome {
+    fn from(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Done => Self::Done,
+            Outcome::Started => Self::Started,
+            Outcome::Waiting => Self::Waiting,
+            Outcome::Vetoed(_) => Self::Vetoed,
+            Outcome::Stale => Self::Stale,
+            Outcome::Failed(_) => Self::Failed,
+            Outcome::Abandoned => Self::Abandoned,
         }
     }
 }

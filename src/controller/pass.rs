@@ -35,13 +35,8 @@ pub async fn pass<S: Store>(parts: &Parts<'_, S>) -> PassEnd {
     let began = Instant::now();
     let (seen, failures) = observe(parts).await;
     let plan = check(decide(&seen, &parts.shared.policy, parts.shared.now()), &seen, &parts.shared.policy);
-    let hands = Hands {
-        store: parts.store,
-        cache: &parts.shared.cache,
-        verifier: parts.verifier,
-        permit: &parts.permit,
-        stop: &parts.shared.stop,
-    };
+    let hands =
+        Hands { store: parts.store, cache: &parts.shared.cache, verifier: parts.verifier, permit: &parts.permit, stop: &parts.shared.stop };
     let outcomes = act(&plan, &hands).await;
     let ok = report(&seen, &failures, &plan, &outcomes, parts.shared);
     PassEnd { took: began.elapsed(), ok }

@@ -10,7 +10,7 @@ use super::voice::Turn;
 use crate::decide::{Action, Checked, Observed, Reason, Step};
 use crate::health::{Loop, Part};
 use crate::kubernetes::events::{Event, Kind, Regarding, reason};
-use crate::metrics::Census;
+use crate::metrics::{self, Census};
 use crate::record::RecordName;
 use crate::snapshot::{Failure, Inventory, Storage, Verdict};
 
@@ -25,7 +25,12 @@ pub fn report(seen: &Observed, failures: &[Failure], plan: &Checked, outcomes: &
         if let Outcome::Vetoed(veto) = outcome {
             shared.metrics.vetoed(*veto);
             if veto.is_a_mistake() {
-                tracing::error!(subject = step.action.subject(), reason = step.reason.word(), veto = veto.word(), "a step was planned that never should be");
+                tracing::error!(
+                    subject = step.action.subject(),
+                    reason = step.reason.word(),
+                    veto = veto.word(),
+                    "a step was planned that never should be"
+                );
             }
         }
         log(step, outcome);
@@ -54,7 +59,7 @@ fn log(step: &Step, outcome: &Outcome) {
         Outcome::Done => tracing::info!(action, subject, reason, "done"),
         Outcome::Failed(failure) => tracing::debug!(action, subject, reason, "failed: {failure}"),
         Outcome::Vetoed(veto) => tracing::debug!(action, subject, reason, veto = veto.word(), "vetoed"),
-        other => tracing::debug!(action, subject, reason, "{}", other.word()),
+        other => tracing::debug!(action, subject, reason, outcome = metrics::Outcome::from(other).word()),
     }
 }
 
@@ -92,8 +97,8 @@ fn records<'a>(seen: &Observed, mut failed: impl Iterator<Item = &'a Failure>, s
 /// What the storage holds, when the whole of it was seen; and who else is at work on it.
 fn holdings(seen: &Observed, shared: &Shared) {
     let (kind, of) = match seen.storage {
-        Storage::Local { .. } => (crate::metrics::StorageKind::Local, Loop::Directory),
-        Storage::S3 { .. } => (crate::metrics::StorageKind::S3, Loop::Bucket),
+        Storage::Local { .. } => (metrics::StorageKind::Local, Loop::Directory),
+        Storage::S3 { .. } => (metrics::StorageKind::S3, Loop::Bucket),
     };
     if let Inventory::Complete(complete) = &seen.inventory {
         shared.metrics.holds(kind, &Census::of(complete, &seen.owners));
@@ -137,7 +142,9 @@ impl Shared {
         self.health.ill(part, failure.map(ToString::to_string));
         match (self.voice.hear(&format!("listing the {storage}"), failure), failure) {
             (Turn::Begun, Some(failure)) => self.tell(self.our_node(), Kind::Warning, reason::STORAGE_FAILED, failure.to_string()),
-            (Turn::Ended, _) => self.tell(self.our_node(), Kind::Normal, reason::STORAGE_RECOVERED, format!("the {storage} can be listed again")),
+            (Turn::Ended, _) => {
+                self.tell(self.our_node(), Kind::Normal, reason::STORAGE_RECOVERED, format!("the {storage} can be listed again"));
+            }
             _ => {}
         }
     }

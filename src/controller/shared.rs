@@ -13,7 +13,7 @@ use crate::decide::Policy;
 use crate::health::Health;
 use crate::kubernetes::Cache;
 use crate::kubernetes::events::Events;
-use crate::kubernetes::nodes::at_work_until;
+use crate::kubernetes::nodes::{at_work_until, is_at_work};
 use crate::metrics::Metrics;
 use crate::snapshot::{ClusterId, Failure};
 
@@ -45,7 +45,6 @@ pub struct Shared {
 
 impl Shared {
     /// The time for decisions.
-    #[expect(clippy::unused_self, reason = "one place to read the clock, for whoever has a pass in hand")]
     pub fn now(&self) -> Timestamp {
         Timestamp::now()
     }
@@ -100,11 +99,11 @@ impl Surroundings {
 
     /// Whether K3s is at work on this node's directory. None when nobody could say.
     pub fn k3s_at_work_here(&self, now: Timestamp, interval: Duration) -> Option<bool> {
-        self.k3s_here.map(|_| self.k3s_here_until(interval).is_some_and(|until| now < until))
+        self.k3s_here.map(|last| is_at_work(last, now, interval))
     }
 
     /// Whether K3s is at work on a bucket. None when nobody could say.
     pub fn k3s_at_work_anywhere(&self, now: Timestamp, interval: Duration) -> Option<bool> {
-        self.k3s_anywhere.map(|_| self.k3s_anywhere_until(interval).is_some_and(|until| now < until))
+        self.k3s_anywhere.map(|last| is_at_work(last, now, interval))
     }
 }

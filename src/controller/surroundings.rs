@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::run::Wake;
 use super::shared::Shared;
+use crate::kubernetes::Error;
 use crate::kubernetes::nodes::{cluster_id, node, nodes};
 use crate::snapshot::Failure;
 
@@ -16,9 +17,10 @@ const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
 /// For each beat. Wakes the loops when something is not what it was. True when everything could be seen.
 pub async fn look(shared: &Shared, wakes: &[Arc<Wake>; 2]) -> bool {
-    let (travelled, cluster, own) = tokio::join!(shared.cache.check(), cluster_id(&shared.client), node(&shared.client, &shared.settings.node));
-    let failures = [travelled.err(), cluster.as_ref().err().cloned(), own.as_ref().err().cloned()];
-    let failure: Option<Failure> = failures.iter().flatten().next().map(crate::kubernetes::Error::failure);
+    let (travelled, cluster, own) =
+        tokio::join!(shared.cache.check(), cluster_id(&shared.client), node(&shared.client, &shared.settings.node));
+    let failures = [travelled.as_ref().err(), cluster.as_ref().err(), own.as_ref().err()];
+    let failure: Option<Failure> = failures.into_iter().flatten().next().map(Error::failure);
     let turned = {
         let mut around = shared.around();
         let before = around.clone();
@@ -38,7 +40,9 @@ pub async fn look(shared: &Shared, wakes: &[Arc<Wake>; 2]) -> bool {
     };
     shared.heard.notify_waiters();
     if turned {
-        wakes.iter().for_each(|wake| wake.wake());
+        for wake in wakes {
+            wake.wake();
+        }
     }
     shared.voice.hear("looking around at the API server", failure.as_ref());
     failure.is_none()
@@ -47,7 +51,7 @@ pub async fn look(shared: &Shared, wakes: &[Arc<Wake>; 2]) -> bool {
 /// For each pass of the bucket's leader: when K3s was last at work on any node.
 pub async fn look_for_k3s(shared: &Shared) {
     let seen = nodes(&shared.client).await;
-    shared.voice.hear("looking for K3s on all nodes", seen.as_ref().err().map(crate::kubernetes::Error::failure).as_ref());
+    shared.voice.hear("looking for K3s on all nodes", seen.as_ref().err().map(Error::failure).as_ref());
     if let Ok(seen) = seen {
         shared.around().k3s_anywhere = Some(seen.iter().filter_map(|node| node.k3s_at).max());
     }
