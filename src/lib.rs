@@ -6,6 +6,7 @@
 pub mod config;
 pub mod controller;
 pub mod decide;
+pub mod kubernetes;
 pub mod record;
 pub mod snapshot;
 pub mod storage;
