@@ -61,10 +61,10 @@ pub struct Error {
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
     /// 403.
-    #[error("not allowed: its role needs verb {} on {} ({message})", doing.verb, doing.resource)]
+    #[error("not allowed: its role needs {right} ({message})")]
     Forbidden {
-        /// The right that is missing.
-        doing: Doing,
+        /// The right that is missing: `verb list on nodes`.
+        right: String,
         /// The server's words.
         message: String,
     },
@@ -159,7 +159,7 @@ fn cause(doing: &Doing, status: &Status) -> Cause {
     let message = cut(&status.message);
     match status.code {
         401 => Cause::Unauthorized,
-        403 => Cause::Forbidden { doing: doing.clone(), message },
+        403 => Cause::Forbidden { right: format!("verb {} on {}", doing.verb, doing.resource), message },
         // The server names the object that is not there; of a path that is not there it knows nothing to name.
         404 if status.details.is_some() => Cause::NotFound(message),
         // While a CRD goes, nothing can be created.
