@@ -1,1 +1,34 @@
-//! Real servers for the tests.
+//! Real servers for the tests, and faults between them and the operator.
+//!
+//! In: the folder of built tools (`E2E_TOOLS`, made by `e2e/tools/build`) and, for tests that share servers, their
+//! coordinates (`E2E_SERVERS`, made by `with-servers`). Out: child processes on loopback ports that are chosen when they
+//! start, and that die with the test however it ends. Nothing here pretends to be a server; [`proxy::FaultProxy`] only
+//! stands in front of a real one.
+//!
+//! | a test wants | it takes |
+//! | --- | --- |
+//! | a node with its directory and bucket on the shared servers, and an operator on it | [`site::Site`] |
+//! | an API server, etcd or S3 server that it may stop or restore | [`apiserver::ApiServer`], [`etcd::Etcd`], [`s3::S3`] |
+//! | snapshots, whole and damaged | [`snapshots`] |
+//! | requests counted, delayed, dropped, answered wrongly | [`proxy::FaultProxy`] |
+//! | to wait | [`wait::until`] |
+
+// Where a name says it all, a sentence would only repeat it.
+#![allow(missing_docs)]
+
+pub mod apiserver;
+pub mod certs;
+pub mod etcd;
+pub mod http;
+pub mod kubernetes;
+pub mod metrics;
+pub mod operator;
+pub mod ports;
+pub mod process;
+pub mod proxy;
+pub mod s3;
+pub mod shared;
+pub mod site;
+pub mod snapshots;
+pub mod tools;
+pub mod wait;

@@ -1,0 +1,207 @@
+//! The connections of a proxy: each is one client, one connection to the server, and requests one after the other.
+
+use std::io::Result;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, ReadHalf, WriteHalf, copy_bidirectional, split};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::rules::{Fault, Reply, Rules};
+use super::wire::{Head, collect, relay};
+use super::{Line, Setup, State};
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+struct Peer {
+    read: BufReader<ReadHalf<Box<dyn Stream>>>,
+    write: WriteHalf<Box<dyn Stream>>,
+}
+
+impl Peer {
+    fn new(stream: Box<dyn Stream>) -> Self {
+        let (read, write) = split(stream);
+        Self { read: BufReader::new(read), write }
+    }
+}
+
+/// Takes connections for as long as it is polled.
+pub(super) async fn accept(listener: std::net::TcpListener, setup: Arc<Setup>, rules: Arc<Mutex<Rules>>, line: watch::Receiver<Line>) {
+    let listener = tokio::net::TcpListener::from_std(listener).expect("inside a runtime");
+    loop {
+        let Ok((client, _)) = listener.accept().await else { continue };
+        let (setup, rules, line) = (Arc::clone(&setup), Arc::clone(&rules), line.clone());
+        tokio::spawn(async move { connection(client, &setup, &rules, line).await });
+    }
+}
+
+/// Serves one connection while the line is up, keeps it silent in a black hole, ends it when the line is cut.
+async fn connection(client: TcpStream, setup: &Setup, rules: &Mutex<Rules>, mut line: watch::Receiver<Line>) {
+    let born = line.borrow().epoch;
+    let mut serve = pin!(serve(client, setup, rules));
+    loop {
+        let now = *line.borrow_and_update();
+        if now.epoch != born || now.state == State::Cut {
+            return;
+        }
+        tokio::select! {
+            // A connection that ends in an error is closed, which is all that either side is to see of it.
+            _ = &mut serve, if now.state == State::Up => return,
+            changed = line.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+async fn serve(client: TcpStream, setup: &Setup, rules: &Mutex<Rules>) -> Result<()> {
+    client.set_nodelay(true)?;
+    let mut client: Box<dyn Stream> = match &setup.serve_tls {
+        Some(config) => Box::new(TlsAcceptor::from(Arc::clone(config)).accept(client).await?),
+        None => Box::new(client),
+    };
+    let server = TcpStream::connect(setup.upstream).await?;
+    server.set_nodelay(true)?;
+    let mut server: Box<dyn Stream> = match &setup.dial_tls {
+        Some(config) => {
+            let name = ServerName::try_from("localhost").expect("a name");
+            Box::new(TlsConnector::from(Arc::clone(config)).connect(name, server).await?)
+        }
+        None => Box::new(server),
+    };
+    if setup.raw {
+        copy_bidirectional(&mut client, &mut server).await?;
+        return Ok(());
+    }
+    let (mut client, mut server) = (Peer::new(client), Peer::new(server));
+    while exchange(&mut client, &mut server, rules).await? {}
+    client.write.shutdown().await
+}
+
+/// One request and its answer. False: the connection ends here.
+async fn exchange(client: &mut Peer, server: &mut Peer, rules: &Mutex<Rules>) -> Result<bool> {
+    tokio::select! {
+        ready = client.read.fill_buf() => if ready?.is_empty() { return Ok(false) },
+        // A server that closes an idle connection closes it for the client too.
+        _ = server.read.fill_buf() => return Ok(false),
+    }
+    let Some(mut request) = Head::read(&mut client.read).await? else { return Ok(false) };
+    request.strip_authority();
+    let seen = request.seen();
+    let method = seen.method.clone();
+    let taken = rules.lock().unwrap_or_else(PoisonError::into_inner).take(seen.clone());
+    match &taken {
+        None => {}
+        Some((Fault::Delay(time), _)) => tokio::time::sleep(*time).await,
+        Some((Fault::Hold, held)) => {
+            // An error means that the rule is gone, and with it the hold.
+            let _ = held.clone().wait_for(|held| !held).await;
+        }
+        Some((Fault::Drop, _)) => return Ok(false),
+        Some((Fault::BlackHole, _)) => std::future::pending().await,
+        Some((Fault::Reply(reply), _)) => return answer(client, &request, &method, reply).await,
+        Some((Fault::Answer(make), _)) => return answer(client, &request, &method, &make(&seen)).await,
+        Some((Fault::LoseAnswer | Fault::CutBody(_) | Fault::Rewrite(_), _)) => {}
+    }
+    if method == "CONNECT" {
+        client.write.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").await?;
+        tunnel(client, server).await;
+        return Ok(false);
+    }
+
+    server.write.write_all(&request.bytes()).await?;
+    server.write.flush().await?;
+    // Both at once: a server may answer, or ask to go on, before the whole request is there.
+    let mut sent = false;
+    let keep = {
+        let mut send = pin!(relay(&mut client.read, &mut server.write, request.request_body(), None));
+        let mut receive = pin!(response(&mut server.read, &mut client.write, &method, taken.map(|(fault, _)| fault)));
+        loop {
+            tokio::select! {
+                // Sending first: whether all was sent decides if the connection can go on.
+                biased;
+                done = &mut send, if !sent => { done?; sent = true; }
+                keep = &mut receive => break keep?,
+            }
+        }
+    };
+    match keep {
+        After::Upgraded => {
+            tunnel(client, server).await;
+            Ok(false)
+        }
+        After::Keep => Ok(sent && !request.closes()),
+        After::Close => Ok(false),
+    }
+}
+
+enum After {
+    Keep,
+    Close,
+    Upgraded,
+}
+
+async fn response(
+    server: &mut BufReader<ReadHalf<Box<dyn Stream>>>,
+    client: &mut WriteHalf<Box<dyn Stream>>,
+    method: &str,
+    fault: Option<Fault>,
+) -> Result<After> {
+    loop {
+        let Some(mut head) = Head::read(server).await? else { return Ok(After::Close) };
+        let status = head.status();
+        if status < 200 {
+            client.write_all(&head.bytes()).await?;
+            client.flush().await?;
+            if status == 101 {
+                return Ok(After::Upgraded);
+            }
+            continue;
+        }
+        let body = head.response_body(method);
+        let limit = match &fault {
+            Some(Fault::LoseAnswer) => {
+                collect(server, body).await?;
+                return Ok(After::Close);
+            }
+            Some(Fault::Rewrite(rewrite)) => {
+                let was = collect(server, body).await?;
+                let is = rewrite(&String::from_utf8_lossy(&was)).into_bytes();
+                head.remove("content-length");
+                head.remove("transfer-encoding");
+                head.headers.push(("Content-Length".to_owned(), is.len().to_string()));
+                client.write_all(&head.bytes()).await?;
+                client.write_all(&is).await?;
+                client.flush().await?;
+                return Ok(if head.closes() { After::Close } else { After::Keep });
+            }
+            Some(Fault::CutBody(bytes)) => Some(*bytes),
+            _ => None,
+        };
+        client.write_all(&head.bytes()).await?;
+        client.flush().await?;
+        relay(server, client, body, limit).await?;
+        return Ok(if head.closes() || body == super::wire::Body::UntilClose { After::Close } else { After::Keep });
+    }
+}
+
+async fn answer(client: &mut Peer, request: &Head, method: &str, reply: &Reply) -> Result<bool> {
+    // Who waits for "100 Continue" has not sent the body and takes this answer instead.
+    let waits = request.header("expect").is_some();
+    if !waits {
+        relay(&mut client.read, &mut tokio::io::sink(), request.request_body(), None).await?;
+    }
+    client.write.write_all(&reply.bytes(method)).await?;
+    client.write.flush().await?;
+    Ok(!waits && !request.closes())
+}
+
+/// Bytes of another protocol, both ways, until either side ends.
+async fn tunnel(client: &mut Peer, server: &mut Peer) {
+    tokio::select! {
+        _ = tokio::io::copy_buf(&mut client.read, &mut server.write) => {}
+        _ = tokio::io::copy_buf(&mut server.read, &mut client.write) => {}
+    }
+}
