@@ -13,8 +13,8 @@
 //! | requests counted, delayed, dropped, answered wrongly | [`proxy::FaultProxy`] |
 //! | to wait | [`wait::until`] |
 
-// Where a name says it all, a sentence would only repeat it.
-#![allow(missing_docs)]
+// Where a name says it all, a sentence would only repeat it; and a builder that a test forgets to use fails that test.
+#![allow(missing_docs, clippy::return_self_not_must_use)]
 
 pub mod apiserver;
 pub mod certs;

@@ -100,7 +100,8 @@ mod tests {
 
     #[test]
     fn series_are_found_by_name_and_labels() {
-        let text = "# HELP a help\n# TYPE a counter\na{x=\"1\",y=\"b, \\\"c\\\"\"} 2\na{x=\"2\",y=\"d\"} 3.5\nb 7 1234\nh_bucket{le=\"+Inf\"} 4\n";
+        let text =
+            "# HELP a help\n# TYPE a counter\na{x=\"1\",y=\"b, \\\"c\\\"\"} 2\na{x=\"2\",y=\"d\"} 3.5\nb 7 1234\nh_bucket{le=\"+Inf\"} 4\n";
         let metrics = Metrics::parse(text).unwrap();
         assert_eq!(metrics.sum("a", &[]), Some(5.5));
         assert_eq!(metrics.sum("a", &[("y", "b, \"c\"")]), Some(2.0));

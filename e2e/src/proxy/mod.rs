@@ -94,9 +94,9 @@ impl FaultProxy {
 
     /// From now on, does this to requests like that. The oldest rule that matches and is not used up decides.
     pub fn when(&self, on: On, fault: Fault) -> Handle {
-        let (held, hold) = watch::channel(true);
+        let (held, end_of_hold) = watch::channel(true);
         let mut rules = self.rules();
-        let id = rules.add(Rule::new(on, fault, hold));
+        let id = rules.add(Rule::new(on, fault, end_of_hold));
         Handle { id, rules: Arc::clone(&self.rules), held }
     }
 

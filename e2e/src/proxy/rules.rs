@@ -209,33 +209,37 @@ impl Rule {
 /// All that a proxy knows: its rules in order, and the requests so far.
 #[derive(Default)]
 pub(super) struct Rules {
-    next: u64,
-    rules: Vec<(u64, Rule)>,
+    last_id: u64,
+    by_age: Vec<(u64, Rule)>,
     pub(super) seen: Vec<Seen>,
 }
 
 impl Rules {
     pub(super) fn add(&mut self, rule: Rule) -> u64 {
-        self.next += 1;
-        self.rules.push((self.next, rule));
-        self.next
+        self.last_id += 1;
+        self.by_age.push((self.last_id, rule));
+        self.last_id
     }
 
     pub(super) fn remove(&mut self, id: u64) {
-        self.rules.retain(|(other, _)| *other != id);
+        self.by_age.retain(|(other, _)| *other != id);
     }
 
     pub(super) fn clear(&mut self) {
-        self.rules.clear();
+        self.by_age.clear();
     }
 
     pub(super) fn hits(&self, id: u64) -> usize {
-        self.rules.iter().find(|(other, _)| *other == id).map_or(0, |(_, rule)| rule.hits)
+        self.by_age.iter().find(|(other, _)| *other == id).map_or(0, |(_, rule)| rule.hits)
     }
 
     /// Notes a request and says what is to happen to it, with what ends a hold.
     pub(super) fn take(&mut self, seen: Seen) -> Option<(Fault, watch::Receiver<bool>)> {
-        let rule = self.rules.iter_mut().map(|(_, rule)| rule).find_map(|rule| rule.takes(&seen).then(|| (rule.fault.clone(), rule.hold.clone())));
+        let rule = self
+            .by_age
+            .iter_mut()
+            .map(|(_, rule)| rule)
+            .find_map(|rule| rule.takes(&seen).then(|| (rule.fault.clone(), rule.hold.clone())));
         self.seen.push(seen);
         rule
     }

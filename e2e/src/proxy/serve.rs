@@ -5,7 +5,9 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, ReadHalf, WriteHalf, copy_bidirectional, split};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, ReadHalf, WriteHalf, copy_bidirectional, split,
+};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -93,7 +95,6 @@ async fn exchange(client: &mut Peer, server: &mut Peer, rules: &Mutex<Rules>) ->
     let method = seen.method.clone();
     let taken = rules.lock().unwrap_or_else(PoisonError::into_inner).take(seen.clone());
     match &taken {
-        None => {}
         Some((Fault::Delay(time), _)) => tokio::time::sleep(*time).await,
         Some((Fault::Hold, held)) => {
             // An error means that the rule is gone, and with it the hold.
@@ -103,7 +104,7 @@ async fn exchange(client: &mut Peer, server: &mut Peer, rules: &Mutex<Rules>) ->
         Some((Fault::BlackHole, _)) => std::future::pending().await,
         Some((Fault::Reply(reply), _)) => return answer(client, &request, &method, reply).await,
         Some((Fault::Answer(make), _)) => return answer(client, &request, &method, &make(&seen)).await,
-        Some((Fault::LoseAnswer | Fault::CutBody(_) | Fault::Rewrite(_), _)) => {}
+        Some((Fault::LoseAnswer | Fault::CutBody(_) | Fault::Rewrite(_), _)) | None => {}
     }
     if method == "CONNECT" {
         client.write.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").await?;
@@ -116,14 +117,14 @@ async fn exchange(client: &mut Peer, server: &mut Peer, rules: &Mutex<Rules>) ->
     // Both at once: a server may answer, or ask to go on, before the whole request is there.
     let mut sent = false;
     let keep = {
-        let mut send = pin!(relay(&mut client.read, &mut server.write, request.request_body(), None));
-        let mut receive = pin!(response(&mut server.read, &mut client.write, &method, taken.map(|(fault, _)| fault)));
+        let mut forwarding = pin!(relay(&mut client.read, &mut server.write, request.request_body(), None));
+        let mut answering = pin!(response(&mut server.read, &mut client.write, &method, taken.map(|(fault, _)| fault)));
         loop {
             tokio::select! {
                 // Sending first: whether all was sent decides if the connection can go on.
                 biased;
-                done = &mut send, if !sent => { done?; sent = true; }
-                keep = &mut receive => break keep?,
+                done = &mut forwarding, if !sent => { done?; sent = true; }
+                keep = &mut answering => break keep?,
             }
         }
     };
@@ -171,7 +172,7 @@ async fn response(
                 let is = rewrite(&String::from_utf8_lossy(&was)).into_bytes();
                 head.remove("content-length");
                 head.remove("transfer-encoding");
-                head.headers.push(("Content-Length".to_owned(), is.len().to_string()));
+                head.headers.push(("Content-Length".to_owned(), format!(" {}", is.len())));
                 client.write_all(&head.bytes()).await?;
                 client.write_all(&is).await?;
                 client.flush().await?;

@@ -8,7 +8,7 @@ use super::rules::{Reply, Seen};
 
 const LONGEST_LINE: u64 = 64 * 1024;
 
-/// The first line and headers of a message, as they came.
+/// The first line and headers of a message, as they came; the space before a value is part of it.
 pub(super) struct Head {
     pub(super) first: String,
     pub(super) headers: Vec<(String, String)>,
@@ -33,21 +33,17 @@ impl Head {
                 return Ok(Some(Self { first, headers }));
             }
             let (name, value) = header.split_once(':').ok_or_else(|| Error::new(ErrorKind::InvalidData, "a header without a colon"))?;
-            headers.push((name.to_owned(), value.trim_start().to_owned()));
+            headers.push((name.to_owned(), value.to_owned()));
         }
     }
 
     pub(super) fn bytes(&self) -> Vec<u8> {
-        let mut text = format!("{}\r\n", self.first);
-        for (name, value) in &self.headers {
-            text.push_str(&format!("{name}: {value}\r\n"));
-        }
-        text.push_str("\r\n");
-        text.into_bytes()
+        let headers = self.headers.iter().map(|(name, value)| format!("{name}:{value}\r\n"));
+        format!("{}\r\n{}\r\n", self.first, headers.collect::<String>()).into_bytes()
     }
 
     pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
     }
 
     pub(super) fn remove(&mut self, name: &str) {
@@ -76,8 +72,9 @@ impl Head {
         let (method, target) = self.words();
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let pairs = query.split('&').filter(|pair| !pair.is_empty());
-        let query = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(name, value)| (decode(name), decode(value))).collect();
-        let headers = self.headers.iter().map(|(name, value)| (name.to_lowercase(), value.clone())).collect();
+        let query =
+            pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(name, value)| (decode(name), decode(value))).collect();
+        let headers = self.headers.iter().map(|(name, value)| (name.to_lowercase(), value.trim().to_owned())).collect();
         Seen { method: method.to_owned(), path: path.to_owned(), query, headers }
     }
 
@@ -100,18 +97,15 @@ impl Head {
         if self.header("transfer-encoding").is_some_and(|value| value.to_lowercase().contains("chunked")) {
             return Some(Body::Chunked);
         }
-        self.header("content-length").and_then(|length| length.trim().parse().ok()).map(Body::Length)
+        self.header("content-length").and_then(|length| length.parse().ok()).map(Body::Length)
     }
 }
 
 impl Reply {
     pub(super) fn bytes(&self, method: &str) -> Vec<u8> {
-        let mut text = format!("HTTP/1.1 {} By The Test\r\n", self.status);
-        for (name, value) in &self.headers {
-            text.push_str(&format!("{name}: {value}\r\n"));
-        }
-        text.push_str(&format!("Content-Length: {}\r\n\r\n", self.body.len()));
-        let mut bytes = text.into_bytes();
+        let mut headers: Vec<(String, String)> = self.headers.iter().map(|(name, value)| (name.clone(), format!(" {value}"))).collect();
+        headers.push(("Content-Length".to_owned(), format!(" {}", self.body.len())));
+        let mut bytes = Head { first: format!("HTTP/1.1 {} By The Test", self.status), headers }.bytes();
         if method != "HEAD" {
             bytes.extend_from_slice(&self.body);
         }
@@ -120,7 +114,12 @@ impl Reply {
 }
 
 /// Passes a body on as it comes. With a limit, stops after that many bytes of it and says so with an error.
-pub(super) async fn relay(from: &mut (impl AsyncBufRead + Unpin), to: &mut (impl AsyncWrite + Unpin), body: Body, limit: Option<u64>) -> Result<()> {
+pub(super) async fn relay(
+    from: &mut (impl AsyncBufRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    body: Body,
+    limit: Option<u64>,
+) -> Result<()> {
     let mut left = limit.unwrap_or(u64::MAX);
     match body {
         Body::Length(length) => copy(from, to, length, &mut left).await,

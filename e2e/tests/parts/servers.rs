@@ -236,7 +236,10 @@ async fn a_proxy_ends_the_tls_of_s3_clients() -> Result<()> {
     bucket.put("a", "one").await?;
     let ca = Ca::new("authority of a bucket")?;
     let proxy = Shared::get()?.s3.proxied_with_tls(&ca)?;
-    proxy.when(On::get().path("/hello"), Fault::answer(|seen| Reply::status(200).body(format!("hello {}", seen.header("host").unwrap_or("?")))));
+    proxy.when(
+        On::get().path("/hello"),
+        Fault::answer(|seen| Reply::status(200).body(format!("hello {}", seen.header("host").unwrap_or("?")))),
+    );
     let stream = tokio::net::TcpStream::connect(ports::loopback(proxy.port())).await?;
     let name = rustls::pki_types::ServerName::try_from("localhost")?;
     let stream = tokio_rustls::TlsConnector::from(ca.trusting_client()?).connect(name, stream).await?;
