@@ -2,6 +2,8 @@
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/etcd-snapshot-operator
+# Where the installers of Rust and Go put them, for a shell that was not told.
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/local/go/bin
 
 say() { printf '%s\n' "$*" >&2; }
 die() {
@@ -18,30 +20,35 @@ need() {
   [ "$(id -u)" = 0 ] || die "$command is missing, and only root may install it: apt-get install $*"
   say "installing $* with apt-get"
   export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq > /dev/null || die "apt-get update failed, and $command is missing"
-  apt-get install -y -qq --no-install-recommends "$@" > /dev/null || die "apt-get could not install $*"
+  apt-get update -qq > /dev/null || die "$command is missing, and apt-get update failed"
+  apt-get install -y -qq --no-install-recommends "$@" > /dev/null || die "$command is missing, and apt-get could not install $*"
 }
 
-# What every recipe builds with.
-need_compilers() {
-  [ "$(uname -s)" = Linux ] || die "the operator and its tests run on Linux only, this is $(uname -s)"
-  command -v cargo > /dev/null || die "cargo is missing: install Rust 1.95 or newer"
-  command -v go > /dev/null || die "go is missing: install Go 1.26 or newer"
+# What everything here is built and run with.
+need_basics() {
+  [ "$(uname -s)" = Linux ] || die "this runs on Linux only, and here is $(uname -s)"
+  command -v cargo > /dev/null || die "cargo is missing: please install Rust 1.95 or newer"
+  command -v go > /dev/null || die "go is missing: please install Go 1.26 or newer"
+  command -v python3 > /dev/null || need python3 python3 python3-pip
   need cc gcc libc6-dev
+  need setpriv util-linux
+  need flock util-linux
 }
 
-# step NAME COMMAND...: run it, and remember how long it took for `steps`.
-declare -a step_names=() step_seconds=()
+# step NAME COMMAND...: say it, run it, and remember how long it took for `steps`.
+step_names=() step_seconds=()
 step() {
-  local name=$1 begun=$SECONDS
+  local name=$1 begun=$SECONDS status=0
   shift
   say "== $name"
-  "$@"
+  "$@" || status=$?
+  [ $status = 0 ] || name+=" (failed)"
   step_names+=("$name")
   step_seconds+=($((SECONDS - begun)))
+  return $status
 }
 steps() {
   local i
-  say "== seconds"
+  [ ${#step_names[@]} = 0 ] || say "== seconds"
   for i in "${!step_names[@]}"; do printf '%6d  %s\n' "${step_seconds[$i]}" "${step_names[$i]}" >&2; done
 }

@@ -1,0 +1,19 @@
+# List the recipes.
+default:
+    @just --list --unsorted
+
+# Walk through the story on a real etcd, API server and S3 server; `just demo --no-wait` ends by itself.
+demo *args:
+    e2e/demo {{ args }}
+
+# Run the tests: all, or `just test unit [FILTER]`, `just test parts [FILTER]`.
+test *args:
+    e2e/test {{ args }}
+
+# Run what CI runs: formatting, lints, dependencies, generated files, tests.
+check:
+    .ci/run
+
+# Measure the pure decision.
+bench:
+    cargo bench --locked
