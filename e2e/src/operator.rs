@@ -50,6 +50,15 @@ impl OperatorSetup {
         self
     }
 
+    /// The command line, as a person would type it.
+    pub fn shown(&self) -> String {
+        let flags = self.flags.iter().map(|(name, value)| match value {
+            Some(value) => format!(" \\\n    {name} {}", value.display()),
+            None => format!(" \\\n    {name}"),
+        });
+        format!("etcd-snapshot-operator run{}", flags.collect::<String>())
+    }
+
     /// Starts it and waits until it serves HTTP; not until it is ready, for which see [`Operator::ready`].
     pub async fn start(&self) -> Result<Operator> {
         with_free_ports(async || {

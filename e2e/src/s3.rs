@@ -181,6 +181,8 @@ impl S3 {
             ("-filer.port.grpc", &filer_grpc),
             ("-s3.port", &self.access.port.to_string()),
             ("-s3.port.grpc", &s3_grpc),
+            // Alone, it need not wait for others before it leads again after a stop.
+            ("-master.electionTimeout", "1s"),
             // Two more servers that would listen on fixed ports.
             ("-s3.port.iceberg", "0"),
             ("-s3.port.lance", "0"),
