@@ -150,7 +150,10 @@ impl Inner {
         let (version, sidecar) = self.beside(name, stamp, pass);
         let (base, metadata) = match sidecar {
             Some(Sidecar { manifest, extra }) => (manifest, Metadata::Read(extra)),
-            None => (pass.memory.get(name)?.1.manifest.clone(), Metadata::InRecord),
+            None => {
+                let (_, known) = pass.memory.get(name)?;
+                (known.manifest.clone(), known.metadata.clone())
+            }
         };
         if pass.shared && !self.is_of_our_node(name, &base) {
             return None;
@@ -164,7 +167,7 @@ impl Inner {
             Err(error) => {
                 pass.failures.push(error.into());
                 // What a failed look does not show has not changed: else the record would change back and forth.
-                remembered(pass.memory, name, &version).map(|known| Known { metadata, ..known.clone() })
+                remembered(pass.memory, name, &version).cloned()
             }
         };
         let at_rest = self.rest().is_at_rest(name, stamp, pass.wall, pass.now);
