@@ -18,12 +18,11 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use sha2::{Digest as _, Sha256};
 
 use super::atomic;
 use super::error::LocalError;
 use super::place::DirectoryId;
-use crate::snapshot::file::hex10;
+use crate::snapshot::file::{hex10, short_hex};
 use crate::snapshot::{ClusterId, FileName, Listing, Manifest, NodeName, Verdict};
 
 /// The form of the state's files that this version writes, and the only one that it reads.
@@ -274,9 +273,7 @@ impl State {
     }
 
     fn path_of(&self, name: &FileName) -> PathBuf {
-        let digest = Sha256::digest(name.as_str().as_bytes());
-        let hex = digest.iter().take(16).fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
-        self.own.join("files").join(format!("{hex}.json"))
+        self.own.join("files").join(format!("{}.json", short_hex(name.as_str(), 32)))
     }
 
     fn write(&self, path: &Path, note: &impl Serialize) -> Result<(), LocalError> {
