@@ -7,11 +7,7 @@ PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/local/go/bin
 
 say() { printf '%s\n' "$*" >&2; }
 die() {
-<<<<<<< HEAD
-  say "$(basename "$0"): $*"
-=======
   say "$0: $*"
->>>>>>> e2e
   exit 1
 }
 
@@ -23,16 +19,10 @@ need() {
   command -v apt-get > /dev/null || die "$command is missing, and there is no apt-get to install it with: please install $*"
   [ "$(id -u)" = 0 ] || die "$command is missing, and only root may install it: apt-get install $*"
   say "installing $* with apt-get"
-<<<<<<< HEAD
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq > /dev/null || die "$command is missing, and apt-get update failed"
-  apt-get install -y -qq --no-install-recommends "$@" > /dev/null || die "$command is missing, and apt-get could not install $*"
-=======
   local said
   said=$(apt-get update 2>&1) || die "$command is missing, and apt-get update failed: ${said##*$'\n'}"
   said=$(DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" 2>&1) ||
     die "$command is missing, and apt-get could not install $*: ${said##*$'\n'}"
->>>>>>> e2e
 }
 
 # What everything here is built and run with.

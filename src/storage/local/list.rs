@@ -148,18 +148,12 @@ impl Inner {
     /// One file as this listing found it; None when another agent's.
     fn file(&self, name: &FileName, stamp: Stamp, pass: &mut Pass<'_>) -> Option<SnapshotFile> {
         let (version, sidecar) = self.beside(name, stamp, pass);
-<<<<<<< HEAD
-        let (base, metadata) = if let Some(Sidecar { manifest, extra }) = sidecar { (manifest, Metadata::Read(extra)) } else {
-            let (_, remembered) = pass.memory.get(name)?;
-            (remembered.manifest.clone(), remembered.metadata.clone())
-=======
         let (base, metadata) = match sidecar {
             Some(Sidecar { manifest, extra }) => (manifest, Metadata::Read(extra)),
             None => {
                 let (_, known) = pass.memory.get(name)?;
                 (known.manifest.clone(), known.metadata.clone())
             }
->>>>>>> local
         };
         if pass.shared && !self.is_of_our_node(name, &base) {
             return None;

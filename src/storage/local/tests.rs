@@ -133,11 +133,7 @@ fn why(directory: &Directory, text: &str) -> String {
 
 /// The memory that a caller has after it has recorded a listing.
 fn memory_of(listing: &Listing) -> Memory {
-<<<<<<< HEAD
-    let known = |file: &SnapshotFile| Some(Known { metadata: Metadata::InRecord(None), ..file.known.clone()? });
-=======
     let known = |file: &SnapshotFile| Some(Known { metadata: Metadata::InRecord(Some(7)), ..file.known.clone()? });
->>>>>>> local
     listing.values().filter_map(|file| Some((file.name.clone(), (file.version.clone(), known(file)?)))).collect()
 }
 
@@ -388,11 +384,7 @@ fn a_sidecar_changes_the_version_and_not_the_verdict() {
     same.write_all(b"garbage").unwrap();
     same.set_modified(times).unwrap();
     let again = complete(list_with(&directory, &memory)).remove(&name("a-1")).unwrap();
-<<<<<<< HEAD
-    assert_eq!(again.known.unwrap(), Known { metadata: Metadata::InRecord(None), ..known.clone() });
-=======
     assert_eq!(again.known.unwrap(), Known { metadata: Metadata::InRecord(Some(7)), ..known.clone() });
->>>>>>> local
     assert_eq!(again.version, with.version);
 
     // A sidecar that cannot be looked at has not changed.
