@@ -148,12 +148,11 @@ impl Inner {
     /// One file as this listing found it; None when another agent's.
     fn file(&self, name: &FileName, stamp: Stamp, pass: &mut Pass<'_>) -> Option<SnapshotFile> {
         let (version, sidecar) = self.beside(name, stamp, pass);
-        let (base, metadata) = match sidecar {
-            Some(Sidecar { manifest, extra }) => (manifest, Metadata::Read(extra)),
-            None => {
-                let (_, known) = pass.memory.get(name)?;
-                (known.manifest.clone(), known.metadata.clone())
-            }
+        let (base, metadata) = if let Some(Sidecar { manifest, extra }) = sidecar {
+            (manifest, Metadata::Read(extra))
+        } else {
+            let (_, known) = pass.memory.get(name)?;
+            (known.manifest.clone(), known.metadata.clone())
         };
         if pass.shared && !self.is_of_our_node(name, &base) {
             return None;
