@@ -1,4 +1,5 @@
 //! The parts tier: the operator's binary and this package's own library against real servers. One module a topic; one binary,
 //! so that all tests share its threads.
 
+mod counts;
 mod servers;

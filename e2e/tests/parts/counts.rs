@@ -1,0 +1,158 @@
+//! What a beat costs, exactly: an unchanged world costs its listing and nothing else, also after a restart.
+
+use anyhow::{Result, ensure};
+use e2e::operator::{Operator, OperatorSetup};
+use e2e::proxy::{FaultProxy, On};
+use e2e::site::{FOLDER, Site};
+use e2e::snapshots;
+use kube::api::DynamicObject;
+
+/// Both servers behind proxies that count.
+struct Counted {
+    s3: FaultProxy,
+    api: FaultProxy,
+    setup: OperatorSetup,
+}
+
+impl Counted {
+    fn of(site: &Site, interval: &str) -> Result<Self> {
+        let s3 = site.s3.proxied()?;
+        let (api, kubeconfig) = site.api.proxied(site.scratch())?;
+        let setup = site
+            .operator_with_bucket()
+            .flag("--etcd-s3-endpoint", s3.endpoint())
+            .flag("--etcd-snapshot-reconcile-interval", interval)
+            .env("KUBECONFIG", kubeconfig);
+        Ok(Self { s3, api, setup })
+    }
+
+    fn forget(&self) {
+        self.s3.forget();
+        self.api.forget();
+    }
+
+    fn lists(&self) -> usize {
+        self.s3.count(&On::list_objects())
+    }
+
+    fn looks(&self) -> usize {
+        self.s3.requests().len() - self.lists()
+    }
+
+    /// Requests that change a record.
+    fn writes(&self) -> usize {
+        let records = "/apis/k3s.cattle.io/v1/etcdsnapshotfiles*";
+        ["POST", "PATCH", "PUT", "DELETE"].iter().map(|method| self.api.count(&On::method(method).path(records))).sum()
+    }
+}
+
+fn ready(record: &DynamicObject) -> bool {
+    record.data["status"]["readyToUse"] == true
+}
+
+async fn all_ready(operator: &mut Operator, site: &Site, files: usize, objects: usize) -> Result<()> {
+    operator
+        .until("every snapshot to have a ready record", async |_| {
+            let (local, bucket) = (site.local_records().await?, site.bucket_records().await?);
+            let done = (local.iter().filter(|r| ready(r)).count(), bucket.iter().filter(|r| ready(r)).count());
+            ensure!(done == (files, objects), "{done:?} of {files} and {objects}");
+            Ok(())
+        })
+        .await
+}
+
+/// A thousand objects with sidecars: one page of objects and one of sidecars. With `delimiter=/` the folder `.metadata/`
+/// takes a place of its own in the first listing, so 999 objects fill its page.
+const OBJECTS: usize = 999;
+
+#[tokio::test]
+async fn an_unchanged_beat_over_a_thousand_objects_costs_its_listing_and_nothing_else() -> Result<()> {
+    let site = Site::new().await?;
+    let counted = Counted::of(&site, "3s")?;
+    for number in 0..5 {
+        site.place(&site.name(1_700_000_000 + number), &snapshots::tiny(u64::try_from(number)?))?;
+    }
+    let cluster = site.kubernetes.cluster_id().await?;
+    let metadata = [("k3s-cluster-id", cluster.as_str()), ("k3s-node-name", site.node.as_str())];
+    let numbers = || 0..i64::try_from(OBJECTS).unwrap_or_default();
+    let keys = |folder: &str| numbers().map(|number| format!("{folder}/{}", site.name(1_700_000_000 + number))).collect::<Vec<_>>();
+    let body = snapshots::tiny(1);
+    site.bucket.put_many(keys(FOLDER).into_iter().map(|key| (key, body.clone())), &metadata).await?;
+    let sidecars = keys(&format!("{FOLDER}/.metadata"));
+    site.bucket.put_many(sidecars.into_iter().map(|key| (key, br#"{"spec":"x"}"#.to_vec())), &metadata).await?;
+
+    let mut operator = counted.setup.start().await?;
+    all_ready(&mut operator, &site, 5, OBJECTS).await?;
+    ensure!(counted.looks() == 2 * OBJECTS, "the first import asked {} times about {OBJECTS} objects", counted.looks());
+    ensure!(counted.writes() == OBJECTS + 2 * 5, "{} writes: one an object, and two a file: unverified, whole", counted.writes());
+
+    for life in ["unchanged", "restarted"] {
+        if life == "restarted" {
+            operator.terminate().await?;
+            operator = counted.setup.start().await?;
+            operator.ready().await?;
+        }
+        operator.beats(1).await?;
+        counted.forget();
+        let beats = 3;
+        let before = operator.metrics().await?.get("etcd_snapshot_reconcile_s3_duration_seconds_count", &[("status", "success")])?;
+        operator.beats(beats).await?;
+        let after = operator.metrics().await?.get("etcd_snapshot_reconcile_s3_duration_seconds_count", &[("status", "success")])?;
+        let listed = counted.lists();
+        // A beat may have begun since, and the first of them may have begun before.
+        let passes = after - before;
+        ensure!(listed as f64 >= 2.0 * passes - 2.0 && listed as f64 <= 2.0 * passes + 2.0, "{life}: {listed} LIST in {passes} passes");
+        ensure!(counted.looks() == 0, "{life}: {} requests beside the listing: {:?}", counted.looks(), counted.s3.requests());
+        ensure!(counted.writes() == 0, "{life}: {} writes", counted.writes());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_new_object_costs_one_head_and_one_get_and_one_write() -> Result<()> {
+    let site = Site::new().await?;
+    let counted = Counted::of(&site, "1s")?;
+    site.put_ours(&site.name(1_700_000_000), snapshots::tiny(0)).await?;
+    let mut operator = counted.setup.start().await?;
+    all_ready(&mut operator, &site, 0, 1).await?;
+    operator.beats(2).await?;
+    counted.forget();
+    let name = site.name(1_700_000_001);
+    site.bucket.put(&format!("{FOLDER}/.metadata/{name}"), r#"{"a":"b"}"#).await?;
+    site.put_ours(&name, snapshots::tiny(1)).await?;
+    all_ready(&mut operator, &site, 0, 2).await?;
+    operator.beats(2).await?;
+    let (heads, gets) = (counted.s3.count(&On::method("HEAD")), counted.looks() - counted.s3.count(&On::method("HEAD")));
+    ensure!((heads, gets, counted.writes()) == (1, 1, 1), "{heads} HEAD, {gets} GET, {} writes", counted.writes());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_changed_file_costs_a_write_for_each_truth_and_a_changed_sidecar_one() -> Result<()> {
+    let site = Site::new().await?;
+    let counted = Counted::of(&site, "1s")?;
+    let name = site.name(1_700_000_000);
+    site.place(&name, &snapshots::tiny(0))?;
+    let mut operator = counted.setup.start().await?;
+    all_ready(&mut operator, &site, 1, 0).await?;
+    operator.beats(2).await?;
+    counted.forget();
+    site.place(&name, &snapshots::tiny(1))?;
+    operator.until("the change to be seen", async |_| Ok(ensure!(counted.writes() >= 1))).await?;
+    all_ready(&mut operator, &site, 1, 0).await?;
+    operator.beats(2).await?;
+    ensure!(counted.writes() == 2, "{} writes for: not ready any more, ready again", counted.writes());
+
+    counted.forget();
+    let sidecars = site.snapshots().join("../.metadata");
+    std::fs::write(sidecars.join(&name), r#"{"a":"b"}"#)?;
+    operator
+        .until("the metadata to be in the record", async |_| {
+            let records = site.local_records().await?;
+            Ok(ensure!(records.iter().any(|record| record.data["spec"]["metadata"]["a"] == "b" && ready(record))))
+        })
+        .await?;
+    operator.beats(2).await?;
+    ensure!(counted.writes() == 1, "{} writes for a sidecar", counted.writes());
+    Ok(())
+}
