@@ -50,7 +50,8 @@ pub fn init(form: Form) -> Result<(), LogError> {
     Ok(())
 }
 
-/// An error with its whole chain, each cause once: what one log line says of it.
+/// An error with its whole chain, each cause once: what one log line says of it. (Inside the macros of `tracing`, `log` is theirs: write
+/// `crate::log::chain`.)
 pub fn chain(error: &dyn std::error::Error) -> String {
     Failure::of("", error).message
 }

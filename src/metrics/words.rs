@@ -48,6 +48,13 @@ words! {
     }
 }
 
+impl Status {
+    /// Whether every part of it succeeded.
+    pub fn of(ok: bool) -> Self {
+        if ok { Self::Success } else { Self::Error }
+    }
+}
+
 words! {
     /// What is measured and timed.
     Operation {
