@@ -20,6 +20,9 @@ use tempfile::TempDir;
 const NODE: &str = "demo";
 const BUCKET: &str = "demo";
 const BEAT: &str = "10s";
+/// A table that fits a terminal.
+const TABLE: &str = "kubectl get etcdsnapshotfiles -o custom-columns-file=short";
+const SHORT: &str = "RECORD SIZE READY\n.metadata.name .status.size .status.readyToUse\n";
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -44,7 +47,7 @@ async fn main() -> ExitCode {
     };
     match ended {
         Ok(()) => {
-            println!("\nEverything is stopped and removed.");
+            println!("Everything is stopped and removed.");
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -68,7 +71,7 @@ struct Demo {
 impl Demo {
     async fn begin() -> Result<Self> {
         let style = Style::of_stdout();
-        style.paragraph("Starting a real etcd, kube-apiserver and S3 server on loopback: a few seconds.");
+        Style::paragraph("Starting a real etcd, kube-apiserver and S3 server on loopback: a few seconds.");
         let dir = scratch()?;
         std::fs::create_dir(dir.path().join("snapshots"))?;
         let (api, s3) = tokio::try_join!(ApiServer::start(), S3::start())?;
@@ -78,13 +81,13 @@ impl Demo {
         let curl =
             format!("aws-sigv4 = \"aws:amz:us-east-1:s3\"\nuser = \"{}:{}\"\nsilent\nshow-error\nfail\n", s3.access_key, s3.secret_key);
         std::fs::write(dir.path().join("s3.curl"), curl)?;
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() - 120;
-        Ok(Self { style, operator: None, kubernetes, s3, api, dir, seconds })
+        std::fs::write(dir.path().join("short"), SHORT)?;
+        Ok(Self { style, operator: None, kubernetes, s3, api, dir, seconds: 0 })
     }
 
     async fn tell_story(&mut self) -> Result<()> {
         self.style.title("Snapshots, taken by hand");
-        self.style.paragraph(
+        Style::paragraph(
             "The cluster's own etcd is saved twice into a directory, and both snapshots\n\
              are put into a bucket, with the metadata that K3s gives an object.",
         );
@@ -94,16 +97,16 @@ impl Demo {
         }
         for name in &names {
             let metadata = "-H \"x-amz-meta-k3s-node-name: $NODE\" -H \"x-amz-meta-k3s-cluster-id: $CLUSTER\"";
-            self.run(&format!("curl -K s3.curl {metadata} \\\n    -T snapshots/{name} $BUCKET/")).await?;
+            self.run(&format!("curl -K s3.curl -T snapshots/{name} $BUCKET/ \\\n    {metadata}")).await?;
         }
 
         self.style.title("The operator");
-        self.style.paragraph("It needs the resource, and never installs it: on K3s it is there already.");
+        Style::paragraph("It needs the resource, and never installs it: on K3s it is there already.");
         self.run(&format!("kubectl apply -f {}", tools::repository(e2e::kubernetes::CRD_FILE).display())).await?;
-        self.start_operator().await?;
         let begun = Instant::now();
+        self.start_operator().await?;
         self.records("four records, all verified", |records| records.len() == 4 && records.iter().all(is_ready)).await?;
-        self.style.paragraph(&format!(
+        Style::paragraph(&format!(
             "{} later every snapshot has a record. READY means that it was read to its\n\
              end and has the digest that etcd gave it; an object without one is ready\n\
              when its size is that of a snapshot.",
@@ -115,18 +118,19 @@ impl Demo {
         let name = self.save().await?;
         let begun = Instant::now();
         self.records("the new record", |records| records.iter().any(|record| is_of(record, &name) && is_ready(record))).await?;
-        self.style.paragraph(&format!("Its record was there, verified, {} later.", took(begun)));
-        self.run(LOCAL).await?;
+        Style::paragraph(&format!("Its record was there, verified, {} later.", took(begun)));
+        self.run(TABLE).await?;
 
         self.style.title("A damaged file appears");
         let damaged = self.next_name();
-        self.run(&format!("head -c 20000 snapshots/{name} > snapshots/{damaged}")).await?;
+        self.run(&format!("cp snapshots/{name} snapshots/{damaged}")).await?;
+        self.run(&format!("printf x | dd of=snapshots/{damaged} bs=1 seek=50000 conv=notrunc status=none")).await?;
         let broken = self.records("the record of the damaged file", |records| {
             records.iter().any(|record| is_of(record, &damaged) && reason(record).is_some())
         });
         let broken =
             broken.await?.into_iter().find(|record| is_of(record, &damaged)).and_then(|record| record.metadata.name).unwrap_or_default();
-        self.style.paragraph("It has a record too, which is not ready and says why.");
+        Style::paragraph("One byte is another one now. It has a record too, which is not ready and says why.");
         self.run(&format!(
             "kubectl get etcdsnapshotfile {broken} \\\n    -o jsonpath='{{.status.readyToUse}}: {{.status.error.message}}{{\"\\n\"}}'"
         ))
@@ -136,39 +140,49 @@ impl Demo {
         self.run(&format!("curl -K s3.curl -X DELETE $BUCKET/{}", names[0])).await?;
         let begun = Instant::now();
         self.records("the record of the object to go", |records| in_bucket(records) == 1).await?;
-        self.style.paragraph(&format!("Its record went at the next pass, {} later. Passes come every {BEAT} here.", took(begun)));
-        self.run(BUCKETS).await?;
+        Style::paragraph(&format!("Its record went at the next pass, {} later. Passes come every {BEAT} here.", took(begun)));
+        self.run(TABLE).await?;
 
         self.style.title("The bucket becomes unreachable");
-        self.style.paragraph("The S3 server is stopped, and another snapshot is taken.");
+        Style::paragraph("The S3 server is stopped, and another snapshot is taken.");
         self.s3.stop();
-        let failed_before = self.failed_s3_passes().await?;
+        let failed_before = ended_s3_passes(self.operator()?, "error").await?;
         let name = self.save().await?;
         self.records("the new record", |records| records.iter().any(|record| is_of(record, &name) && is_ready(record))).await?;
         self.operator()?
             .until("a pass over the bucket to fail", async |operator| {
-                let failed = failed_s3_passes(operator).await?;
+                let failed = ended_s3_passes(operator, "error").await?;
                 ensure!(failed > failed_before, "{failed} have failed");
                 Ok(())
             })
             .await?;
-        self.style.paragraph(
+        Style::paragraph(
             "A pass over the bucket has failed since. Local records go on; a listing that\n\
              failed removes nothing, so the object's record stays.",
         );
-        self.run("kubectl get etcdsnapshotfiles").await?;
-        self.style.paragraph("The operator stays ready, since a restart would not help, and says what is ill.");
+        self.run(TABLE).await?;
+        Style::paragraph("The operator stays ready, since a restart would not help, and says what is ill.");
         self.run("curl -s $OPERATOR/readyz").await?;
         self.s3.launch().await?;
+        let ended_before = ended_s3_passes(self.operator()?, "success").await?;
+        self.operator()?
+            .until("a pass over the bucket to succeed", async |operator| {
+                let ended = ended_s3_passes(operator, "success").await?;
+                ensure!(ended > ended_before, "{ended} have succeeded");
+                Ok(())
+            })
+            .await?;
+        Style::paragraph("The S3 server is back, and nobody had to do anything:");
+        self.run("curl -s $OPERATOR/readyz").await?;
 
         self.style.title("The six histograms");
-        self.style.paragraph("K3s's own, for its dashboards: what was reconciled, how often, with what outcome.");
+        Style::paragraph("K3s's own, for its dashboards: what was reconciled, how often, with what outcome.");
         self.run("curl -s $OPERATOR/metrics | grep '^etcd_snapshot_.*_duration_seconds_count'").await
     }
 
     async fn leave_running(&mut self) -> Result<()> {
         self.style.title("Now you");
-        self.style.paragraph("Everything runs until Ctrl-C. In another terminal:");
+        Style::paragraph("Everything runs until Ctrl-C. In another terminal:");
         println!("cd {}", self.dir.path().display());
         for (name, value) in self.variables().await? {
             println!("export {name}=\"{value}\"");
@@ -201,8 +215,8 @@ impl Demo {
             .env("KUBECONFIG", self.api.kubeconfig())
             .env("AWS_ACCESS_KEY_ID", &self.s3.access_key)
             .env("AWS_SECRET_ACCESS_KEY", &self.s3.secret_key);
-        self.style.paragraph("The keys of the bucket come from the environment.");
-        println!("{}", self.style.command(&setup.shown()));
+        Style::paragraph("The keys of the bucket come from the environment.");
+        println!("{}\n", self.style.command(&setup.shown()));
         let mut operator = setup.start().await?;
         operator.ready().await?;
         self.operator = Some(operator);
@@ -213,12 +227,9 @@ impl Demo {
         self.operator.as_mut().context("the operator does not run")
     }
 
-    async fn failed_s3_passes(&mut self) -> Result<f64> {
-        failed_s3_passes(self.operator()?).await
-    }
-
     fn next_name(&mut self) -> String {
-        self.seconds += 1;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.seconds = now.max(self.seconds + 1);
         snapshots::name(NODE, i64::try_from(self.seconds).unwrap_or(i64::MAX))
     }
 
@@ -280,10 +291,6 @@ impl Demo {
     }
 }
 
-// A table that fits a terminal.
-const LOCAL: &str = "kubectl get etcdsnapshotfiles -l etcd.k3s.cattle.io/snapshot-storage-node=demo";
-const BUCKETS: &str = "kubectl get etcdsnapshotfiles -l etcd.k3s.cattle.io/snapshot-storage-node=s3";
-
 fn is_ready(record: &DynamicObject) -> bool {
     record.data["status"]["readyToUse"] == true
 }
@@ -300,8 +307,8 @@ fn in_bucket(records: &[DynamicObject]) -> usize {
     records.iter().filter(|record| !record.data["spec"]["s3"].is_null()).count()
 }
 
-async fn failed_s3_passes(operator: &Operator) -> Result<f64> {
-    operator.metrics().await?.get("etcd_snapshot_reconcile_s3_duration_seconds_count", &[("status", "error")])
+async fn ended_s3_passes(operator: &Operator, status: &str) -> Result<f64> {
+    operator.metrics().await?.get("etcd_snapshot_reconcile_s3_duration_seconds_count", &[("status", status)])
 }
 
 fn took(begun: Instant) -> String {
@@ -329,12 +336,12 @@ impl Style {
     }
 
     fn title(&self, text: &str) {
-        let rule = "─".repeat(76_usize.saturating_sub(text.chars().count()));
-        println!("\n{}\n", self.paint("1", &format!("── {text} {rule}")));
+        let rule = "─".repeat(75_usize.saturating_sub(text.chars().count()));
+        println!("{}\n", self.paint("1", &format!("── {text} {rule}")));
     }
 
-    fn paragraph(&self, text: &str) {
-        println!("{}\n", self.paint("2", text));
+    fn paragraph(text: &str) {
+        println!("{text}\n");
     }
 
     fn command(&self, line: &str) -> String {

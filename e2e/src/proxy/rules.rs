@@ -30,7 +30,7 @@ impl Seen {
 /// Which requests. Every part that is given must fit.
 #[derive(Debug, Clone, Default)]
 pub struct On {
-    method: Option<String>,
+    methods: Vec<String>,
     path: Option<String>,
     query: Vec<(String, Option<String>)>,
     no_query: Vec<String>,
@@ -44,7 +44,12 @@ impl On {
     }
 
     pub fn method(method: &str) -> Self {
-        Self { method: Some(method.to_owned()), ..Self::default() }
+        Self { methods: vec![method.to_owned()], ..Self::default() }
+    }
+
+    /// Whatever changes something.
+    pub fn writes() -> Self {
+        Self { methods: ["POST", "PUT", "PATCH", "DELETE"].map(str::to_owned).to_vec(), ..Self::default() }
     }
 
     pub fn get() -> Self {
@@ -56,7 +61,7 @@ impl On {
         Self::get().query_is("list-type", "2")
     }
 
-    /// The API server's collection of records, or one record: `*` stands for any characters.
+    /// Has this path, in which `*` stands for any characters: `*/etcdsnapshotfiles*` is the records and each of them.
     pub fn path(mut self, pattern: &str) -> Self {
         self.path = Some(pattern.to_owned());
         self
@@ -92,7 +97,7 @@ impl On {
 
     /// Whether a request is one of these.
     pub fn is_like(&self, seen: &Seen) -> bool {
-        self.method.as_ref().is_none_or(|method| *method == seen.method)
+        (self.methods.is_empty() || self.methods.contains(&seen.method))
             && self.path.as_ref().is_none_or(|pattern| fits(pattern, &seen.path))
             && self.no_query.iter().all(|name| seen.query(name).is_none())
             && self.query.iter().all(|(name, wanted)| match (seen.query(name), wanted) {
@@ -147,6 +152,15 @@ impl Fault {
             "message": "by the test", "reason": reason, "code": status,
         });
         Self::Reply(Reply::status(status).header("Content-Type", "application/json").body(body.to_string()))
+    }
+
+    /// A watch that begins and at once says this: 410 `Expired` is what a server that has forgotten a resourceVersion says.
+    pub fn watch_error(status: u16, reason: &str) -> Self {
+        let error = serde_json::json!({ "type": "ERROR", "object": {
+            "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure",
+            "message": "by the test", "reason": reason, "code": status,
+        } });
+        Self::Reply(Reply::status(200).header("Content-Type", "application/json").body(format!("{error}\n")))
     }
 
     pub fn answer(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
@@ -298,6 +312,8 @@ mod tests {
         let second_page = On::list_objects().query("continuation-token").without_query("delimiter");
         assert!(second_page.is_like(&seen("GET", "/b", &[("list-type", "2"), ("continuation-token", "x")])));
         assert!(!second_page.is_like(&seen("GET", "/b", &[("list-type", "2")])));
+        assert!(On::writes().path("*/etcdsnapshotfiles*").is_like(&seen("PATCH", "/apis/k3s.cattle.io/v1/etcdsnapshotfiles/x", &[])));
+        assert!(!On::writes().is_like(&seen("GET", "/", &[])));
         assert!(!second_page.is_like(&seen("HEAD", "/b", &[("list-type", "2"), ("continuation-token", "x")])));
         assert!(!second_page.is_like(&seen("GET", "/b", &[("list-type", "2"), ("continuation-token", "x"), ("delimiter", "/")])));
     }

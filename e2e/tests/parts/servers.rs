@@ -9,12 +9,12 @@ use e2e::etcd::{Etcd, Restore};
 use e2e::http;
 use e2e::kubernetes::Kubernetes;
 use e2e::ports;
-use e2e::process::scratch;
+use e2e::process::{Launch, Signal, scratch};
 use e2e::proxy::{Fault, FaultProxy, On, Reply};
 use e2e::s3::S3;
 use e2e::shared::Shared;
 use e2e::site::unique;
-use e2e::wait;
+use e2e::{tools, wait};
 use kube::api::{ListParams, PostParams};
 
 async fn bucket() -> Result<e2e::s3::Bucket> {
@@ -58,6 +58,29 @@ async fn another_user_may_do_nothing_that_was_not_granted() -> Result<()> {
     let stranger = Kubernetes::connect(&Shared::get()?.api.kubeconfig_as("stranger", dir.path())?).await?;
     let refused = stranger.records().list(&ListParams::default()).await.err().context("a stranger may list")?;
     ensure!(matches!(&refused, kube::Error::Api(status) if status.code == 403), "{refused}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn servers_die_with_the_run_that_started_them_however_it_ends() -> Result<()> {
+    for signal in [Signal::KILL, Signal::TERM] {
+        let dir = scratch()?;
+        let show = "cp $E2E_SERVERS servers.json; exec sleep 30";
+        let launch = Launch::new("with-servers", env!("CARGO_BIN_EXE_with-servers"), dir.path()).args(["sh", "-c", show]);
+        let mut run = launch.env(tools::TOOLS, std::env::var_os(tools::TOOLS).unwrap_or_default()).start()?;
+        let shared = run.until("the servers", async || Ok(std::fs::read_to_string(dir.path().join("servers.json"))?)).await?;
+        let shared: Shared = serde_json::from_str(&shared)?;
+        let kubernetes = shared.api.kubernetes().await?;
+        kubernetes.cluster_id().await?;
+        run.signal(signal)?;
+        run.wait().await?;
+        wait::until("the servers to be gone", async || {
+            ensure!(kubernetes.cluster_id().await.is_err(), "the API server answers");
+            ensure!(http::get(ports::loopback(shared.s3.port), "/healthz").await.is_err(), "the S3 server answers");
+            Ok(())
+        })
+        .await?;
+    }
     Ok(())
 }
 
