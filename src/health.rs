@@ -46,8 +46,10 @@ pub enum Part {
     Directory,
     /// The bucket.
     Bucket,
-    /// The records, or the API server that holds them.
+    /// The records of the directory, or the API server that holds them.
     Records,
+    /// The records of the bucket.
+    BucketRecords,
 }
 
 impl fmt::Display for Part {
@@ -57,6 +59,7 @@ impl fmt::Display for Part {
             Self::Directory => "directory",
             Self::Bucket => "bucket",
             Self::Records => "records",
+            Self::BucketRecords => "records of the bucket",
         })
     }
 }

@@ -14,6 +14,7 @@ use super::outcome::Outcome;
 use super::permit::Permit;
 use super::verify::Verifier;
 use crate::decide::{Action, Checked, Proof, Step};
+use crate::health::{Health, Loop};
 use crate::kubernetes::write::{Written, forget, write};
 use crate::kubernetes::{Cache, Error};
 use crate::record::RecordName;
@@ -36,6 +37,10 @@ pub struct Hands<'a, S> {
     pub cache: &'a Cache,
     /// Reads files against their trailers; a bucket has none.
     pub verifier: Option<&'a Verifier>,
+    /// Is told of every step, so that a long pass is not taken for a stuck one.
+    pub health: &'a Health,
+    /// Whose pass this is.
+    pub of: Loop,
     /// Until when we may write.
     pub permit: &'a Permit,
     /// We are stopping: nothing more is begun.
@@ -58,6 +63,7 @@ pub async fn act<S: Store>(plan: &Checked, hands: &Hands<'_, S>) -> Vec<Outcome>
         let ends = futures::stream::iter(of_kind(kind)).map(async |(at, step)| (at, acting.step(step).await)).buffer_unordered(AT_ONCE);
         tokio::pin!(ends);
         while let Some((at, outcome)) = ends.next().await {
+            hands.health.progress(hands.of);
             outcomes[at] = outcome;
         }
     }

@@ -63,6 +63,7 @@ impl BucketLoop {
             self.shared.metrics.leads(metrics::Leadership::Follower);
             self.shared.health.stands_down(Loop::Bucket);
             self.shared.health.ill(Part::Bucket, None);
+            self.shared.health.ill(Part::BucketRecords, None);
             return None;
         }
         self.shared.metrics.leads(metrics::Leadership::Leader);
@@ -154,6 +155,7 @@ impl BucketLoop {
             return running.leadership.clone();
         }
         self.resign();
+        self.shared.metrics.leads(metrics::Leadership::Follower);
         let name = format!("{}-s3-{storage}", crate::kubernetes::OPERATOR);
         let (election, leadership) = Election::new(self.shared.client.clone(), &self.namespace, &name, &self.holder, Timing::default());
         let stop = CancellationToken::new();
@@ -191,9 +193,11 @@ impl BucketLoop {
             return Ok(());
         }
         self.bucket = None;
-        let metrics = self.shared.metrics.clone();
-        let observer: crate::storage::s3::Observer =
-            Arc::new(move |operation, outcome| metrics.requested(S3Operation::named(operation), S3Outcome::named(outcome)));
+        let (metrics, health) = (self.shared.metrics.clone(), self.shared.health.clone());
+        let observer: crate::storage::s3::Observer = Arc::new(move |operation, outcome| {
+            metrics.requested(S3Operation::named(operation), S3Outcome::named(outcome));
+            health.progress(Loop::Bucket);
+        });
         let bucket = Bucket::new(&access, cluster.clone(), observer).await.map_err(|error| error.failure())?;
         self.bucket = Some((access, cluster, bucket));
         Ok(())

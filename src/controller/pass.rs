@@ -10,6 +10,7 @@ use super::run::PassEnd;
 use super::shared::Shared;
 use super::verify::Verifier;
 use crate::decide::{check, decide};
+use crate::health::Loop;
 use crate::record::Place;
 use crate::snapshot::Storage;
 use crate::storage::Store;
@@ -35,9 +36,24 @@ pub async fn pass<S: Store>(parts: &Parts<'_, S>) -> PassEnd {
     let began = Instant::now();
     let (seen, failures) = observe(parts).await;
     let plan = check(decide(&seen, &parts.shared.policy, parts.shared.now()), &seen, &parts.shared.policy);
-    let hands =
-        Hands { store: parts.store, cache: &parts.shared.cache, verifier: parts.verifier, permit: &parts.permit, stop: &parts.shared.stop };
+    let hands = Hands {
+        store: parts.store,
+        cache: &parts.shared.cache,
+        verifier: parts.verifier,
+        health: &parts.shared.health,
+        of: loop_of(&parts.storage),
+        permit: &parts.permit,
+        stop: &parts.shared.stop,
+    };
     let outcomes = act(&plan, &hands).await;
     let ok = report(&seen, &failures, &plan, &outcomes, parts.shared);
     PassEnd { took: began.elapsed(), ok }
+}
+
+/// Whose pass is over this storage.
+pub fn loop_of(storage: &Storage) -> Loop {
+    match storage {
+        Storage::Local { .. } => Loop::Directory,
+        Storage::S3 { .. } => Loop::Bucket,
+    }
 }

@@ -5,10 +5,11 @@
 use jiff::SignedDuration;
 
 use super::outcome::Outcome;
+use super::pass::loop_of;
 use super::shared::Shared;
 use super::voice::Turn;
 use crate::decide::{Action, Checked, Observed, Reason, Step};
-use crate::health::{Loop, Part};
+use crate::health::Part;
 use crate::kubernetes::events::{Event, Kind, Regarding, reason};
 use crate::metrics::{self, Census};
 use crate::record::RecordName;
@@ -90,25 +91,25 @@ fn records<'a>(seen: &Observed, mut failed: impl Iterator<Item = &'a Failure>, s
     let unknown = seen.records.is_none().then(|| shared.records_failure());
     let first = unknown.as_ref().or_else(|| failed.next());
     shared.voice.hear(&format!("keeping the records of the {}", seen.storage), first);
-    shared.health.ill(Part::Records, first.map(ToString::to_string));
+    let part = match seen.storage {
+        Storage::Local { .. } => Part::Records,
+        Storage::S3 { .. } => Part::BucketRecords,
+    };
+    shared.health.ill(part, first.map(ToString::to_string));
     first.is_none()
 }
 
 /// What the storage holds, when the whole of it was seen; and who else is at work on it.
 fn holdings(seen: &Observed, shared: &Shared) {
-    let (kind, of) = match seen.storage {
-        Storage::Local { .. } => (metrics::StorageKind::Local, Loop::Directory),
-        Storage::S3 { .. } => (metrics::StorageKind::S3, Loop::Bucket),
-    };
     if let Inventory::Complete(complete) = &seen.inventory {
-        shared.metrics.holds(kind, &Census::of(complete, &seen.owners));
+        shared.metrics.holds((&seen.storage).into(), &Census::of(complete, &seen.owners));
     }
     let surroundings = shared.surroundings();
     let until = match seen.storage {
         Storage::Local { .. } => surroundings.k3s_here_until(shared.settings.interval),
         Storage::S3 { .. } => surroundings.k3s_anywhere_until(shared.settings.interval),
     };
-    shared.health.k3s_at_work(of, until.filter(|until| *until > shared.now()));
+    shared.health.k3s_at_work(loop_of(&seen.storage), until.filter(|until| *until > shared.now()));
 }
 
 /// The Events of one step that was done: K3s's reasons, and each once.
