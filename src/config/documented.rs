@@ -38,7 +38,7 @@ fn tables() -> String {
         }
         text.push('\n');
     }
-    text.push_str("## Known and not used\n\nA config file may hold these, since K3s's does: they are checked, so that a typing error is found today, and nothing is done with them.\n\n");
+    text.push_str("## Known and not used\n\nA config file may hold these. They are checked, so that a typing error is found today, and nothing is done with them.\n\n");
     text.push_str("| Setting | Given in | Value |\n| --- | --- | --- |\n");
     for setting in SETTINGS.iter().filter(|setting| setting.group.is_empty()) {
         writeln!(text, "| `{}` | {} | {} |", setting.name, given_in(setting), form(setting)).unwrap();
