@@ -6,6 +6,8 @@
 //! [`read_certificates`] looks outside. No key, token or password is in any error, warning or `Debug` output.
 
 mod ca;
+#[cfg(test)]
+mod documented;
 mod duration;
 mod endpoint;
 mod error;
