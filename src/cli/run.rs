@@ -14,7 +14,7 @@ use crate::log;
 pub const EXAMPLES: &str = "\
 Examples:
   Watch a directory and write its records, with the API server of KUBECONFIG:
-    etcd-snapshot-operator run --node-name cp-1 --etcd-snapshot-dir /var/lib/etcd-snapshots
+    etcd-snapshot-operator run --node-name cp-1 --etcd-snapshot-dir /var/lib/etcd-backup/snapshots
 
   The same with a bucket; the keys come from the environment:
     AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=... etcd-snapshot-operator run --node-name cp-1 \\

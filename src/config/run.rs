@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::error::{ConfigError, Origin, Warning};
+use super::error::{ConfigError, Warning};
 use super::file::ConfigFile;
 use super::flags::Flags;
 use super::s3::S3Layer;
@@ -36,8 +36,6 @@ pub struct RunSettings {
     pub namespace: Option<String>,
     /// Namespace of the S3 Secret and of the ConfigMap that it names.
     pub config_namespace: String,
-    /// How long a node has to be gone before its records go; three intervals at least.
-    pub orphan_grace: Duration,
     /// Where `/metrics` is served.
     pub http_listen: SocketAddr,
     /// Prefix under which the duration histograms are shown once more.
@@ -51,7 +49,7 @@ pub struct RunSettings {
 impl RunSettings {
     /// Decides which place wins, setting by setting.
     pub fn new(flags: &Flags, environment: &Environment, files: &[ConfigFile]) -> Result<(Self, Vec<Warning>), ConfigError> {
-        let (given, mut warnings) = Texts::collect(flags, environment, files)?;
+        let (given, warnings) = Texts::collect(flags, environment, files)?;
         let s3 = S3Layer::new(&given)?;
         s3.check()?;
         let texts = given.or(Texts::of_defaults());
@@ -66,11 +64,6 @@ impl RunSettings {
             None => data_dir.join("server/db/snapshots"),
         };
         let interval = texts.require("etcd-snapshot-reconcile-interval", values::time)?.value;
-        let grace = texts.require("orphan-grace", values::time)?;
-        let orphan_grace = grace.value.max(interval.saturating_mul(3));
-        if orphan_grace > grace.value && grace.origin != Origin::Default {
-            warnings.push(format!("orphan-grace is taken as three beats, since it is less than that (from {})", grace.origin));
-        }
         Ok((
             Self {
                 node: node.value,
@@ -81,7 +74,6 @@ impl RunSettings {
                 interval,
                 namespace: texts.parse("namespace", values::namespace)?.map(|name| name.value),
                 config_namespace: texts.require("config-namespace", values::namespace)?.value,
-                orphan_grace,
                 http_listen: texts.require("http-listen", values::listen)?.value,
                 metrics_prefix: texts.parse("metrics-prefix", values::metrics_prefix)?.map(|prefix| prefix.value),
                 log_format: texts.require("log-format", values::log_format)?.value,

@@ -145,7 +145,7 @@ pub static SETTINGS: &[Setting] = &[
         Outer slashes do not count.").or_else("the root of the bucket"),
     Setting::new("etcd-s3-region", RunAndSecret, Text, S3, "REGION", "Region to sign requests for.").or("us-east-1"),
     Setting::new("etcd-s3-bucket-lookup-type", RunAndSecret, Text, S3, "auto|dns|path", "Where the bucket's name stands in a request: dns for the host name, path for the path.\n\
-        With auto, Amazon's and Aliyun's servers get dns and all others path.").or("auto"),
+        With auto, Amazon's, Google's and Aliyun's servers get dns and all others path; a bucket with a dot in its name gets path under TLS.").or("auto"),
     Setting::new("etcd-s3-access-key", RunAndSecret, Secret, S3, "KEY", "Access key; better not as a flag, since process lists show it.\n\
         Access key, secret key and session token come from one place, the first that has an access key. \
         Without any, the SDK looks for credentials: shared files, web identity, container and instance roles.")
@@ -165,8 +165,6 @@ pub static SETTINGS: &[Setting] = &[
     Setting::new("namespace", Run, Text, KUBERNETES, "NAME", "Namespace of this release, where its Leases are.")
         .or_environment("POD_NAMESPACE").or_else("that of the kubeconfig"),
     Setting::new("config-namespace", Run, Text, KUBERNETES, "NAME", "Namespace of the S3 Secret and of the ConfigMap that it names.").or("kube-system"),
-    Setting::new("orphan-grace", Run, Duration, KUBERNETES, "DURATION", "Time for which a node has to be gone before its local records are removed, like 1h.\n\
-        Never less than three beats.").or("1h"),
     Setting::new("http-listen", Run, Text, OBSERVING, "ADDRESS:PORT", "Address for /metrics, /healthz and /readyz.").or("0.0.0.0:9469"),
     Setting::new("metrics-prefix", Run, Text, OBSERVING, "PREFIX", "Prefix under which the duration histograms are shown once more, for dashboards made for K3s (k3s_) or RKE2 (rke2_).").or_else("their own names only"),
     Setting::new("log-format", Run, Text, OBSERVING, "text|json", "Form of the log on standard error: text or json. RUST_LOG sets its level.").or("text"),
@@ -179,6 +177,7 @@ pub static SETTINGS: &[Setting] = &[
     Setting::new("etcd-snapshot-jitter", File, Duration, LATER, "DURATION", "Longest delay of a scheduled snapshot."),
     Setting::new("etcd-snapshot-timezone", File, Text, LATER, "ZONE", "Time zone of the schedule."),
     Setting::new("etcd-snapshot-restrictions", File, Text, LATER, "WORDS", "What requests to K3s may not override."),
+    Setting::new("orphan-grace", File, Duration, LATER, "DURATION", "How long a node has to be gone before its records go."),
     Setting::new("etcd-s3-adopt-unlabelled", File, Switch, LATER, "true|false", "Whether objects without a cluster id are ours."),
 ];
 

@@ -143,7 +143,7 @@ fn a_run_has_the_defaults_of_k3s() {
     assert_eq!((settings.node.as_str(), settings.program, settings.mode), ("CP-1.example.com", Program::K3s, Mode::Manage));
     assert_eq!(settings.data_dir, Path::new("/var/lib/rancher/k3s"));
     assert_eq!(settings.snapshot_dir, Path::new("/var/lib/rancher/k3s/server/db/snapshots"));
-    assert_eq!((settings.interval, settings.orphan_grace), (Duration::from_mins(10), Duration::from_hours(1)));
+    assert_eq!(settings.interval, Duration::from_mins(10));
     assert_eq!((settings.namespace, settings.config_namespace.as_str()), (None, "kube-system"));
     assert_eq!(
         (settings.http_listen.to_string().as_str(), settings.metrics_prefix, settings.log_format),
@@ -170,13 +170,11 @@ fn namespaces_modes_and_the_rest_are_read() {
     let given = Given::default()
         .variable("NODE_NAME", "cp1")
         .variable("POD_NAMESPACE", "backup")
-        .variable("ORPHAN_GRACE", "1m")
         .file("mode: observe\nlog-format: json\nmetrics-prefix: k3s_\nhttp-listen: \"[::1]:1\"\nnamespace: of-file\netcd-snapshot-reconcile-interval: 1h30m");
     let (settings, warnings) = given.run().unwrap();
     assert_eq!((settings.namespace.as_deref(), settings.mode, settings.log_format), (Some("backup"), Mode::Observe, Form::Json));
     assert_eq!((settings.metrics_prefix.as_deref(), settings.http_listen.to_string().as_str()), (Some("k3s_"), "[::1]:1"));
-    assert_eq!((settings.interval, settings.orphan_grace), (Duration::from_mins(90), Duration::from_mins(270)));
-    assert_eq!(warnings, ["orphan-grace is taken as three beats, since it is less than that (from environment variable ORPHAN_GRACE)"]);
+    assert_eq!((settings.interval, warnings), (Duration::from_mins(90), Vec::<Warning>::new()));
     assert_eq!(given.flag("namespace", "release").run().unwrap().0.namespace.as_deref(), Some("release"));
     let (_, warnings) = Given::default().flag("node-name", "cp1").flag("etcd-snapshot-reconcile-interval", "1h").run().unwrap();
     assert_eq!(warnings, Vec::<Warning>::new(), "a default draws no warning");
@@ -202,8 +200,8 @@ fn a_bad_value_gets_one_sentence_with_setting_value_and_place() {
         ("etcd-snapshot-reconcile-interval", "10", duration),
         ("etcd-snapshot-reconcile-interval", "0s", "is not above zero; write it like 5m or 90s"),
         ("etcd-snapshot-reconcile-interval", "-1m", "is not above zero; write it like 5m or 90s"),
-        ("orphan-grace", "300y", duration),
-        ("orphan-grace", "9999999h", "is too long; 292 years are the most"),
+        ("etcd-snapshot-reconcile-interval", "300y", duration),
+        ("etcd-snapshot-reconcile-interval", "9999999h", "is too long; 292 years are the most"),
         ("namespace", "Backup", "is not the name of a namespace; those have up to 63 of a-z, 0-9 and -"),
         ("config-namespace", "-a", "is not the name of a namespace; those have up to 63 of a-z, 0-9 and -"),
         ("http-listen", ":9469", "is not an address with a port; write it like 0.0.0.0:9469 or [::]:9469"),

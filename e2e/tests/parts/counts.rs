@@ -94,14 +94,10 @@ async fn an_unchanged_beat_over_a_thousand_objects_costs_its_listing_and_nothing
         }
         operator.beats(1).await?;
         counted.forget();
-        let beats = 3;
-        let before = operator.metrics().await?.get("etcd_snapshot_reconcile_s3_duration_seconds_count", &[("status", "success")])?;
-        operator.beats(beats).await?;
-        let after = operator.metrics().await?.get("etcd_snapshot_reconcile_s3_duration_seconds_count", &[("status", "success")])?;
+        operator.beats(3).await?;
+        // The last beat may not have ended, and the first may have begun before: two requests each.
         let listed = counted.lists();
-        // A beat may have begun since, and the first of them may have begun before.
-        let passes = after - before;
-        ensure!(listed as f64 >= 2.0 * passes - 2.0 && listed as f64 <= 2.0 * passes + 2.0, "{life}: {listed} LIST in {passes} passes");
+        ensure!((2 * 2..=2 * 5).contains(&listed), "{life}: {listed} LIST in three beats");
         ensure!(counted.looks() == 0, "{life}: {} requests beside the listing: {:?}", counted.looks(), counted.s3.requests());
         ensure!(counted.writes() == 0, "{life}: {} writes", counted.writes());
     }
@@ -138,7 +134,12 @@ async fn a_changed_file_costs_a_write_for_each_truth_and_a_changed_sidecar_one()
     operator.beats(2).await?;
     counted.forget();
     site.place(&name, &snapshots::tiny(1))?;
-    operator.until("the change to be seen", async |_| Ok(ensure!(counted.writes() >= 1))).await?;
+    operator
+        .until("the change to be seen", async |_| {
+            ensure!(counted.writes() >= 1);
+            Ok(())
+        })
+        .await?;
     all_ready(&mut operator, &site, 1, 0).await?;
     operator.beats(2).await?;
     ensure!(counted.writes() == 2, "{} writes for: not ready any more, ready again", counted.writes());
@@ -149,7 +150,8 @@ async fn a_changed_file_costs_a_write_for_each_truth_and_a_changed_sidecar_one()
     operator
         .until("the metadata to be in the record", async |_| {
             let records = site.local_records().await?;
-            Ok(ensure!(records.iter().any(|record| record.data["spec"]["metadata"]["a"] == "b" && ready(record))))
+            ensure!(records.iter().any(|record| record.data["spec"]["metadata"]["a"] == "b" && ready(record)));
+            Ok(())
         })
         .await?;
     operator.beats(2).await?;

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -122,7 +123,7 @@ impl State {
         atomic::create_directory(&files).map_err(|source| LocalError::Create { path: files.clone(), source })?;
         let path = self.root.join("lock");
         let failed = |source| LocalError::State { verb: "write", path: path.clone(), source };
-        let lock = File::options().create(true).append(true).open(&path).map_err(failed)?;
+        let lock = File::options().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
         let age = if lock.try_lock().is_ok() { Duration::ZERO } else { ABANDONED };
         for directory in [&[self.own.as_path(), &files][..], beside].concat() {
             // What stays costs a little room and is tried again at the next start.
