@@ -198,6 +198,7 @@ impl Demo {
         ] {
             println!("{}", self.style.command(line));
         }
+        println!();
         std::future::pending().await
     }
 

@@ -13,8 +13,8 @@ use e2e::process::{Launch, Signal, scratch};
 use e2e::proxy::{Fault, FaultProxy, On, Reply};
 use e2e::s3::S3;
 use e2e::shared::Shared;
-use e2e::site::unique;
-use e2e::{tools, wait};
+use e2e::site::{Site, unique};
+use e2e::{snapshots, tools, wait};
 use kube::api::{ListParams, PostParams};
 
 async fn bucket() -> Result<e2e::s3::Bucket> {
@@ -271,5 +271,32 @@ async fn a_proxy_ends_the_tls_of_s3_clients() -> Result<()> {
     let stream = tokio::net::TcpStream::connect(ports::loopback(proxy.port())).await?;
     let name = rustls::pki_types::ServerName::try_from("localhost")?;
     ensure!(tokio_rustls::TlsConnector::from(other).connect(name, stream).await.is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_operator_serves_a_site_and_ends_when_told() -> Result<()> {
+    let site = Site::new().await?;
+    site.place(&site.name(1_700_000_000), &snapshots::tiny(1))?;
+    site.put_ours(&site.name(1_700_000_001), snapshots::tiny(2)).await?;
+    let mut operator = site.operator_with_bucket().start().await?;
+    operator.ready().await?;
+    operator
+        .until("a ready record of each", async |_| {
+            let records = [site.local_records().await?, site.bucket_records().await?];
+            ensure!(records.iter().all(|records| records.len() == 1 && records[0].data["status"]["readyToUse"] == true), "{records:?}");
+            Ok(())
+        })
+        .await?;
+    operator.beats(1).await?;
+    ensure!(operator.metrics().await?.get("etcd_snapshot_files", &[("kind", "good")])? >= 1.0);
+    ensure!(operator.terminate().await?.success(), "{}", operator.log());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_refused_setting_ends_the_operator_with_a_sentence() -> Result<()> {
+    let said = Site::new().await?.operator().flag("--etcd-snapshot-reconcile-interval", "soon").refuse().await?;
+    ensure!(said.contains("etcd-snapshot-reconcile-interval") && said.contains("soon"), "{said}");
     Ok(())
 }
