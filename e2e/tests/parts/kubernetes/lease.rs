@@ -14,6 +14,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Api, DeleteParams};
 use serde_json::json;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{operators, user_who_may};
@@ -82,7 +83,7 @@ async fn one_of_two_leads_and_the_other_follows_when_it_resigns() -> Result<()> 
     let label = json!({ "metadata": { "labels": { "team": "x" } } });
     leases().await?.patch(&lease, &kube::api::PatchParams::default(), &kube::api::Patch::Merge(label)).await?;
     first.resign().await?;
-    begins.changed().await;
+    timeout(wait::PATIENCE, begins.changed()).await.context("nobody follows")?;
     ensure!(begins.until().is_some() && held_by(&lease).await?.as_ref() == Some(&second.holder));
     let spec = leases().await?.get(&lease).await?.spec.context("a spec")?;
     ensure!(spec.lease_transitions == Some(1) && spec.lease_duration_seconds == Some(2), "{spec:?}");

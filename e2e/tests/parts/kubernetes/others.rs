@@ -99,10 +99,14 @@ async fn a_node_is_seen_with_what_k3s_wrote_on_it() -> Result<()> {
     let (client, kubernetes) = (operators(&api.kubeconfig()).await?, api.kubernetes().await?);
     let name = NodeName::new(&format!("node-{}", unique()))?;
     ensure!(nodes::node(&client, &name).await?.is_none());
-    ensure!(nodes::node(&client, &NodeName::new("CP_1")?).await?.is_none(), "no Node can be called that");
     let made = kubernetes.create_node(name.as_str()).await?;
     let seen = nodes::node(&client, &name).await?.context("a Node")?;
     ensure!(seen.k3s_at.is_none() && Some(seen.uid) == made.metadata.uid);
+    for no_node in ["?x", "/../x", "%2e", "#", "ä", ":1"].map(|end| format!("{name}{end}")) {
+        // What no Node can be called is not there, and not another one.
+        let Ok(no_node) = NodeName::new(&no_node) else { continue };
+        ensure!(nodes::node(&client, &no_node).await?.is_none(), "{no_node}");
+    }
     let stamp = json!({ "metadata": { "annotations": { "etcd.rke2.cattle.io/local-snapshots-timestamp": "2026-01-02T03:04:05Z" } } });
     let api_nodes: Api<Node> = Api::all(kubernetes.client.clone());
     api_nodes.patch(name.as_str(), &PatchParams::default(), &Patch::Merge(stamp)).await?;
