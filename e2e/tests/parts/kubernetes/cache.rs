@@ -176,6 +176,35 @@ async fn after_a_restore_the_cache_holds_what_was_restored() -> Result<()> {
     Ok(())
 }
 
+/// Its lists come from a cache of its own, which knows nothing of a restore; its answers to GET and to writes do not.
+#[tokio::test]
+async fn an_api_server_that_hides_a_restore_is_named_until_it_is_restarted() -> Result<()> {
+    let dir = scratch()?;
+    let mut api = ApiServer::start().await?;
+    api.kubernetes().await?.apply_crd().await?;
+    let bench = Bench::synced(&api.kubeconfig()).await?;
+    let saved = dir.path().join("saved");
+    api.etcd.save(&saved).await?;
+    for later in 0..20 {
+        write(&bench.cache, &bench.wanted(&format!("etcd-snapshot-cp1-{later}"), 1), None).await?;
+    }
+    api.etcd.restore(&saved, Restore::default()).await?;
+    let after = bench.wanted("etcd-snapshot-cp1-0", 2);
+    wait::until("a write after the restore", async || {
+        let written = write(&bench.cache, &after, None).await?;
+        ensure!(written == Written::Created, "{written:?}");
+        Ok(())
+    })
+    .await?;
+    let failure = wait::until("the doubt", async || bench.cache.health().failure.context("none")).await?;
+    ensure!(failure.category == "stale" && failure.message.contains("restart it"), "{failure}");
+    api.restart().await?;
+    bench.until("the past", |all| all.len() == 1).await?;
+    bench.is_synced().await?;
+    ensure!(write(&bench.cache, &after, None).await? == Written::Unchanged);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_crd_may_come_go_and_change() -> Result<()> {
     let api = ApiServer::start().await?;

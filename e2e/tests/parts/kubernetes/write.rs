@@ -61,7 +61,7 @@ async fn an_edited_record_is_put_right_and_a_deleted_one_comes_back() -> Result<
     let name = wanted.name();
     write(&bench.cache, &wanted, None).await?;
 
-    let edits = json!({ "metadata": { "labels": { "team": "x" } }, "status": { "readyToUse": false, "error": { "message": "by hand" } } });
+    let edits = json!({ "metadata": { "labels": { "team": "x" } }, "status": { "readyToUse": false, "creationTime": "2026-01-01T00:00:00+99:99", "error": { "message": "by hand" } } });
     edit(&kubernetes, name.as_str(), edits).await?;
     bench.until("the edit", |all| all.iter().any(|record| !record.is_untouched)).await?;
     ensure!(bench.wakes() == 1);
