@@ -194,6 +194,13 @@ impl Writing<'_> {
         self.cache.memory().answered(self.cache.project(object));
     }
 
+    /// The same, of a write. One that is older than what was seen before it asks for a new list.
+    pub(super) fn written(&self, object: &ETCDSnapshotFile) {
+        if self.cache.memory().written(self.cache.project(object)) {
+            self.cache.0.again.notify_one();
+        }
+    }
+
     /// The answer: it is deleted.
     pub(super) fn answered_deleted(&self, uid: &str) {
         self.cache.memory().answered_deleted(&self.name, uid);

@@ -54,6 +54,8 @@ const NAMESPACE: &str = "default";
 const LONGEST_NOTE: usize = 1024;
 /// The same for who reports.
 const LONGEST_INSTANCE: usize = 128;
+/// How much of an object's name its Events' names begin with.
+const LONGEST_NAME: usize = 200;
 /// How many Events may wait.
 const QUEUE: usize = 256;
 /// How long what waits is still sent after the stop.
@@ -165,9 +167,10 @@ fn object(event: &Event, instance: &str, now: Timestamp) -> v1::Event {
         Regarding::Record(name, uid) => ("k3s.cattle.io/v1", "ETCDSnapshotFile", name.as_str(), uid),
         Regarding::Node(name, uid) => ("v1", "Node", name.as_str(), uid),
     };
+    // The server cuts it shorter and makes it unique, but refuses what is longer than a name may be.
+    let begin = cut(name, LONGEST_NAME).trim_end_matches(['-', '.']);
     v1::Event {
-        // The server cuts what is too long and makes it unique.
-        metadata: ObjectMeta { generate_name: Some(format!("{name}.")), namespace: Some(NAMESPACE.into()), ..ObjectMeta::default() },
+        metadata: ObjectMeta { generate_name: Some(format!("{begin}-")), namespace: Some(NAMESPACE.into()), ..ObjectMeta::default() },
         event_time: Some(MicroTime(now)),
         reporting_controller: Some(OPERATOR.into()),
         reporting_instance: Some(instance.into()),

@@ -73,6 +73,7 @@ pub struct Election {
     name: String,
     holder: String,
     timing: Timing,
+    params: PostParams,
     state: watch::Sender<Option<Instant>>,
     seen: Option<Seen>,
 }
@@ -88,7 +89,16 @@ impl Election {
     pub fn new(client: kube::Client, namespace: &str, name: &str, holder: &str, timing: Timing) -> (Self, Leadership) {
         let (state, leadership) = watch::channel(None);
         let api = Api::namespaced(client, namespace);
-        let election = Self { api, namespace: namespace.into(), name: name.into(), holder: holder.into(), timing, state, seen: None };
+        let election = Self {
+            api,
+            namespace: namespace.into(),
+            name: name.into(),
+            holder: holder.into(),
+            timing,
+            params: params(),
+            state,
+            seen: None,
+        };
         (election, Leadership(leadership))
     }
 
@@ -175,7 +185,7 @@ impl Election {
         let spec = next_spec(None, false, &self.holder, Timestamp::now()).map(|spec| self.timed(spec));
         let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
         let lease = Lease { metadata, spec };
-        match self.ask("create", || async { self.api.create(&params(), &lease).await }).await {
+        match self.ask("create", || self.api.create(&self.params, &lease)).await {
             Ok(lease) => {
                 self.seen = Some(Seen { lease, since: Instant::now() });
                 Ok(true)
@@ -189,7 +199,7 @@ impl Election {
     async fn put(&mut self, mut lease: Lease, next: impl FnOnce(Option<&LeaseSpec>, &str) -> Option<LeaseSpec>) -> Result<bool, Error> {
         let Some(spec) = next(lease.spec.as_ref(), &self.holder) else { return Ok(false) };
         lease.spec = Some(self.timed(spec));
-        let lease = self.ask("update", || async { self.api.replace(&self.name, &params(), &lease).await }).await?;
+        let lease = self.ask("update", || self.api.replace(&self.name, &self.params, &lease)).await?;
         self.seen = Some(Seen { lease, since: Instant::now() });
         Ok(true)
     }
@@ -210,13 +220,24 @@ impl Election {
     async fn release(&mut self) {
         let (Some(_), Some(seen)) = (self.until(), self.seen.take()) else { return };
         self.set(None);
-        let holder = self.holder.clone();
-        let mut lease = seen.lease;
-        let Some(spec) = released_spec(lease.spec.as_ref(), &holder, Timestamp::now()) else { return };
-        lease.spec = Some(spec);
-        if let Err(error) = self.ask("update", || async { self.api.replace(&self.name, &params(), &lease).await }).await {
+        let mut freed = self.free(seen.lease).await;
+        if let Err(Error { cause: Cause::Conflict(_), .. }) = freed {
+            // Somebody wrote on it; it may be ours all the same.
+            freed = match self.ask("get", || self.api.get(&self.name)).await {
+                Ok(lease) => self.free(lease).await,
+                Err(error) => Err(error),
+            };
+        }
+        if let Err(error) = freed {
             info!(lease = self.name, "not given back, and free when its time is over: {}", error.failure());
         }
+    }
+
+    async fn free(&self, mut lease: Lease) -> Result<(), Error> {
+        let Some(spec) = released_spec(lease.spec.as_ref(), &self.holder, Timestamp::now()) else { return Ok(()) };
+        lease.spec = Some(spec);
+        self.ask("update", || self.api.replace(&self.name, &self.params, &lease)).await?;
+        Ok(())
     }
 }
 

@@ -35,11 +35,21 @@ impl Changed {
 /// What became of a list.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Committed {
-    /// It is what the cache holds now. With the versions that were seen before and now when the list is older than what was
-    /// known: the API has travelled back in time.
-    Held(Changed, Option<(u128, u128)>),
+    /// It is what the cache holds now.
+    Held(Changed, Past),
     /// The cache was thrown away while it came in.
     Discarded,
+}
+
+/// Whether the API is where it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Past {
+    /// It has gone forward.
+    Gone,
+    /// It has travelled back: a list is older than what was seen before it was asked for, see these versions.
+    Travelled(u128, u128),
+    /// Its store has travelled back, for a write got an older version than was seen before; and its lists have not.
+    Hidden,
 }
 
 /// What was when a list began: no later list is older.
@@ -53,6 +63,7 @@ pub(super) struct Begun {
 #[derive(Debug, Default)]
 struct Open {
     count: usize,
+    highest: Option<u128>,
     seen: Vec<Event>,
 }
 
@@ -89,6 +100,8 @@ pub(super) struct Memory {
     open: BTreeMap<RecordName, Open>,
     /// UIDs that we deleted and whose events are still to come.
     deleted: HashSet<String>,
+    /// A write got an older version than was seen before it.
+    write_was_older: bool,
     /// What we wrote while a list comes in: the list may be older.
     while_listing: Option<Vec<Answer>>,
 }
@@ -127,6 +140,7 @@ impl Memory {
         self.records = None;
         self.highest = None;
         self.deleted.clear();
+        self.write_was_older = false;
     }
 
     /// A list begins.
@@ -141,9 +155,14 @@ impl Memory {
         if begun.generation != self.generation {
             return Committed::Discarded;
         }
-        let travelled = begun.highest.zip(number(resource_version)).filter(|(before, now)| now < before);
-        if travelled.is_some() {
+        let past = match begun.highest.zip(number(resource_version)) {
+            Some((before, now)) if now < before => Past::Travelled(before, now),
+            _ if self.write_was_older => Past::Hidden,
+            _ => Past::Gone,
+        };
+        if matches!(past, Past::Travelled(..)) {
             self.highest = None;
+            self.write_was_older = false;
         }
         self.saw(resource_version);
         let old = self.records.replace(listed.into_iter().map(|record| (record.name.clone(), record)).collect());
@@ -158,7 +177,7 @@ impl Memory {
             (Some(old), Some(new)) => difference(&old, new),
             _ => Changed::everything(),
         };
-        Committed::Held(changed, travelled)
+        Committed::Held(changed, past)
     }
 
     /// The watch shows a record that was created or changed.
@@ -204,7 +223,11 @@ impl Memory {
 
     /// A write of ours to this record begins: what the watch shows of it now may be its effect.
     pub(super) fn begin_write(&mut self, name: &RecordName) {
-        self.open.entry(name.clone()).or_default().count += 1;
+        let highest = self.highest;
+        let open = self.open.entry(name.clone()).or_default();
+        open.count += 1;
+        // Of several at a time the first one's: the others began later and can only have seen more.
+        open.highest = open.highest.or(highest);
     }
 
     /// The record as an answer to our request shows it.
@@ -215,6 +238,15 @@ impl Memory {
             open.seen.retain(|event| !matches!(event, Event::Applied(seen) if seen.resource_version == record.resource_version));
         }
         self.note(Answer::Applied(record));
+    }
+
+    /// The record as the answer to our write shows it. True when that is the first write whose version is older than what
+    /// was seen before it: no store that only goes forward answers so.
+    pub(super) fn written(&mut self, record: Record) -> bool {
+        let before = self.open.get(&record.name).and_then(|open| open.highest);
+        let is_older = before.zip(number(&record.resource_version)).is_some_and(|(before, now)| now < before);
+        self.answered(record);
+        is_older && !std::mem::replace(&mut self.write_was_older, true)
     }
 
     /// The answer to our delete: it is gone.
@@ -340,7 +372,7 @@ mod tests {
 
     fn synced(records: &[Record]) -> Memory {
         let mut memory = Memory::default();
-        assert_eq!(listed(&mut memory, "10", records), Committed::Held(Changed::everything(), None));
+        assert_eq!(listed(&mut memory, "10", records), Committed::Held(Changed::everything(), Past::Gone));
         memory
     }
 
@@ -454,7 +486,7 @@ mod tests {
             assert!(!wakes(&memory.end_write(&name(changed))));
         }
         let list = [record("a", "1", 5, "x"), record("b", "2", 6, "x"), record("c", "3", 7, "x")].map(Arc::new);
-        assert_eq!(memory.commit(begun, "20", list.into()), Committed::Held(Changed::default(), None));
+        assert_eq!(memory.commit(begun, "20", list.into()), Committed::Held(Changed::default(), Past::Gone));
         assert_eq!(held(&memory), Some(vec!["a 1 21".into(), "c 3 7".into(), "d 4 23".into()]));
         assert!(!wakes(&memory.deleted(&record("b", "2", 22, "x"))), "its event still comes");
     }
@@ -463,9 +495,9 @@ mod tests {
     fn a_list_wakes_the_storages_of_what_is_different() {
         let mut memory = synced(&[record("a", "1", 5, "x"), record("b", "2", 6, "x")]);
         let same = [record("a", "1", 12, "x"), record("b", "2", 6, "x")];
-        assert_eq!(listed(&mut memory, "20", &same), Committed::Held(Changed::default(), None));
+        assert_eq!(listed(&mut memory, "20", &same), Committed::Held(Changed::default(), Past::Gone));
         for list in [&same[..1], &[record("a", "9", 21, "x"), same[1].clone()], &[]] {
-            let Committed::Held(changed, None) = listed(&mut memory, "30", list) else { panic!() };
+            let Committed::Held(changed, Past::Gone) = listed(&mut memory, "30", list) else { panic!() };
             assert_eq!(changed.storages.len(), 1);
         }
     }
@@ -474,11 +506,31 @@ mod tests {
     fn a_list_that_is_older_than_what_was_seen_is_believed_and_said() {
         let mut memory = synced(&[record("a", "1", 5, "x")]);
         memory.saw("300");
-        let Committed::Held(changed, travelled) = listed(&mut memory, "200", &[record("a", "1", 4, "w")]) else { panic!() };
-        assert_eq!((wakes(&changed), travelled, memory.highest()), (true, Some((300, 200)), Some(200)));
+        let Committed::Held(changed, past) = listed(&mut memory, "200", &[record("a", "1", 4, "w")]) else { panic!() };
+        assert_eq!((wakes(&changed), past, memory.highest()), (true, Past::Travelled(300, 200), Some(200)));
         assert_eq!(held(&memory), Some(vec!["a 1 4".into()]));
         memory.saw("not a number");
         assert_eq!(memory.highest(), Some(200));
+    }
+
+    #[test]
+    fn a_write_that_is_older_than_what_was_seen_asks_for_a_list_once() {
+        let mut memory = synced(&[record("a", "1", 300, "x")]);
+        memory.saw("300");
+        for (turn, is_news) in [(0, true), (1, false)] {
+            memory.begin_write(&name("a"));
+            assert_eq!(memory.written(record("a", "9", 200 + turn, "y")), is_news);
+            memory.end_write(&name("a"));
+        }
+        let Committed::Held(_, past) = listed(&mut memory, "300", &[record("a", "1", 300, "x")]) else { panic!() };
+        assert_eq!(past, Past::Hidden, "the server still shows what was");
+        let Committed::Held(_, past) = listed(&mut memory, "210", &[record("a", "9", 201, "y")]) else { panic!() };
+        assert_eq!(past, Past::Travelled(300, 210), "it was restarted");
+        let Committed::Held(_, past) = listed(&mut memory, "220", &[record("a", "9", 201, "y")]) else { panic!() };
+        assert_eq!(past, Past::Gone);
+        memory.begin_write(&name("a"));
+        memory.saw("500");
+        assert!(!memory.written(record("a", "9", 400, "z")), "seen after it began");
     }
 
     #[test]

@@ -15,9 +15,10 @@ use tracing::{debug, warn};
 
 use super::cache::{Cache, RECORDS, TRAVELLED};
 use super::error::{Cause, Doing, Error, call};
-use super::memory::Committed;
+use super::memory::{Committed, Past};
 use super::said::{Backoff, Said};
 use crate::record::ETCDSnapshotFile;
+use crate::snapshot::Failure;
 
 /// Records a page.
 const PAGE: u32 = 500;
@@ -30,6 +31,10 @@ const SILENCE: Duration = Duration::from_mins(4);
 const STEADY: Duration = Duration::from_secs(30);
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// What is said when writes come from another past than lists.
+const HIDDEN: &str =
+    "the API server lists records that its etcd no longer has, as when that was restored and the API server not restarted: restart it";
 
 /// See [`Cache::run`].
 pub(super) async fn run(cache: &Cache, stop: &CancellationToken) {
@@ -82,12 +87,18 @@ fn failed(cache: &Cache, said: &mut Said, error: &Error) {
 /// the proof.
 async fn list_and_watch(cache: &Cache, said: &mut Said) -> Result<&'static str, Error> {
     cache.read_schema().await;
-    let Some(from) = list(cache).await? else { return Ok("thrown away") };
+    let Some((from, ill)) = list(cache).await? else { return Ok("thrown away") };
     let seconds = WATCH + fastrand::u32(..SPREAD);
     let params = WatchParams::default().timeout(seconds);
     let stream = call(Doing::new("watch", RECORDS, ""), None, || cache.0.api.watch(&params, &from)).await?;
-    said.works();
-    cache.0.health.send_if_modified(|health| health.failure.take().is_some());
+    match &ill {
+        Some(failure) => _ = said.failed(failure),
+        None => _ = said.works(),
+    }
+    cache.0.health.send_if_modified(|health| {
+        let before = std::mem::replace(&mut health.failure, ill);
+        health.failure != before
+    });
     pin_mut!(stream);
     loop {
         let event = match timeout(SILENCE, stream.next()).await {
@@ -124,8 +135,9 @@ async fn list_and_watch(cache: &Cache, said: &mut Said) -> Result<&'static str, 
     }
 }
 
-/// Lists everything into the cache. Returns the version of the list, or None when the cache was thrown away meanwhile.
-async fn list(cache: &Cache) -> Result<Option<String>, Error> {
+/// Lists everything into the cache. Returns the version of the list and what is wrong with it, or None when the cache was
+/// thrown away meanwhile.
+async fn list(cache: &Cache) -> Result<Option<(String, Option<Failure>)>, Error> {
     let begun = cache.memory().begin_list();
     let (mut listed, mut version) = (Vec::new(), String::new());
     let mut page = ListParams::default().limit(PAGE);
@@ -139,15 +151,20 @@ async fn list(cache: &Cache) -> Result<Option<String>, Error> {
         }
     }
     let committed = cache.memory().commit(begun, &version, listed);
-    let Committed::Held(changed, travelled) = committed else { return Ok(None) };
-    if let Some((before, now)) = travelled {
-        warn!(before, now, "{TRAVELLED}");
-    }
+    let Committed::Held(changed, past) = committed else { return Ok(None) };
+    let ill = match past {
+        Past::Gone => None,
+        Past::Travelled(before, now) => {
+            warn!(before, now, "{TRAVELLED}");
+            None
+        }
+        Past::Hidden => Some(Failure::new("stale", HIDDEN)),
+    };
     cache.0.health.send_if_modified(|health| {
         let news = !health.synced || health.crd_missing;
         (health.synced, health.crd_missing) = (true, false);
         news
     });
     cache.wake(&changed);
-    Ok(Some(version))
+    Ok(Some((version, ill)))
 }

@@ -66,7 +66,7 @@ async fn write_it(cache: &Cache, writing: &Writing<'_>, wanted: &Wanted, until: 
     let Some(is) = is else {
         let Some(object) = patch::create(wanted, program) else { return Ok(Written::Stale) };
         let created = call(doing("create"), until, || create(cache, &object)).await?;
-        writing.answered(&created);
+        writing.written(&created);
         return Ok(Written::Created);
     };
     writing.answered(&is);
@@ -76,7 +76,7 @@ async fn write_it(cache: &Cache, writing: &Writing<'_>, wanted: &Wanted, until: 
     let Some(change) = patch::patch(&is, wanted, program).map(Patch::Merge) else { return Ok(Written::Unchanged) };
     let params = PatchParams { field_manager: Some(OPERATOR.into()), ..PatchParams::default() };
     let changed = call(doing("patch"), until, || cache.0.api.patch(name.as_str(), &params, &change)).await?;
-    writing.answered(&changed);
+    writing.written(&changed);
     Ok(Written::Changed)
 }
 

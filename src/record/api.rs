@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::quantity::Quantity;
 
@@ -89,7 +89,7 @@ pub struct Status {
     #[schemars(with = "Quantity")]
     pub size: Option<Quantity>,
     /// When the snapshot was taken.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "date_time")]
     pub creation_time: Option<Timestamp>,
     /// Whether it can be restored: true only for a snapshot that was read to its end and matches its own SHA-256, or for an object of which no digest is known and whose size can be a snapshot's. False while that is being found out, see the annotation etcd-snapshot-operator.dev/verdict.
@@ -106,13 +106,19 @@ pub struct Status {
 #[schemars(inline)]
 pub struct Error {
     /// When it failed, or when the damaged file or object last changed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "date_time")]
     pub time: Option<Timestamp>,
     /// What went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub message: Option<String>,
+}
+
+/// Kubernetes takes date-times that are no time, such as one 99 hours ahead of UTC. One such record counts as having none: it
+/// must not make a whole list unreadable.
+fn readable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.and_then(|text| text.parse().ok()))
 }
 
 fn date_time(_: &mut SchemaGenerator) -> Schema {
