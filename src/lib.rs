@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod controller;
 pub mod decide;
+pub mod etcd;
 pub mod health;
 pub mod http;
 pub mod kubernetes;
