@@ -21,7 +21,7 @@ use super::access::EtcdAccess;
 use super::error::EtcdError;
 use super::tls::HTTP2;
 
-/// How long one address has to take a connection, and the member to shake hands.
+/// How long the name has to be resolved, one address to take a connection, and the member to shake hands.
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long the first word of a member after the handshake is waited for. With TLS 1.3 a refused client certificate comes
 /// only then, and what we had written before would make it a broken connection. Some proxies wait for our word instead.
@@ -67,9 +67,10 @@ impl Connector {
     /// Tries every address of the host.
     async fn reach(&self) -> Result<TcpStream, EtcdError> {
         let endpoint = &self.access.endpoint;
-        let resolved = tokio::net::lookup_host((endpoint.host(), endpoint.port())).await;
+        let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", CONNECT.as_secs()));
         let unresolved = |source| EtcdError::Unresolved { endpoint: endpoint.clone(), source: Arc::new(source) };
-        let addresses: Vec<SocketAddr> = resolved.map_err(unresolved)?.collect();
+        let resolved = timeout(CONNECT, tokio::net::lookup_host((endpoint.host(), endpoint.port()))).await;
+        let addresses: Vec<SocketAddr> = resolved.unwrap_or_else(|_| Err(late())).map_err(unresolved)?.collect();
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in &addresses {
             match timeout(CONNECT, TcpStream::connect(address)).await {
@@ -79,7 +80,7 @@ impl Connector {
                     return Ok(stream);
                 }
                 Ok(Err(error)) => last = error,
-                Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", CONNECT.as_secs())),
+                Err(_) => last = late(),
             }
         }
         let tried: Vec<String> = addresses.iter().map(ToString::to_string).collect();

@@ -15,6 +15,7 @@ use super::access::{AccessError, EtcdAccess};
 use super::connect::Connector;
 use super::error::{EtcdError, is_stale, is_without_users};
 use super::status::Status;
+use super::stream::{Seen, SnapshotStream};
 use super::tls::{Contents, Fingerprint};
 use crate::snapshot::History;
 
@@ -113,6 +114,13 @@ impl Member {
             Ok(false) | Err(EtcdError::Learner { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Begins the stream of a snapshot. It needs no quorum, and may take as long as it takes while no part keeps us waiting
+    /// longer than `stall`.
+    pub async fn snapshot(&self, stall: Duration) -> Result<SnapshotStream, EtcdError> {
+        let begin = self.ask("the request for a snapshot", stall, |client| async move { client.maintenance_client().snapshot().await });
+        Ok(SnapshotStream { messages: begin.await?, access: self.access.clone(), stall, seen: Seen::default() })
     }
 
     /// Asks once; a second time when etcd wants a new token, which it does after a restart and after a change of its users.

@@ -2,4 +2,5 @@
 //! so that all tests share its threads.
 
 mod counts;
+mod etcd;
 mod servers;
