@@ -91,7 +91,13 @@ impl Connector {
         let failed = |error| EtcdError::of_handshake(error, &self.access);
         let handshake = TlsConnector::from(tls.clone()).connect(self.access.server_name(), tcp);
         let late = |_| EtcdError::Timeout { endpoint: self.access.endpoint.clone(), what: "the TLS handshake", after: CONNECT };
-        let stream = timeout(CONNECT, handshake).await.map_err(late)?.map_err(failed)?;
+        let broken = |error: io::Error| match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+                EtcdError::HungUp { endpoint: self.access.endpoint.clone(), source: Arc::new(error) }
+            }
+            _ => failed(error),
+        };
+        let stream = timeout(CONNECT, handshake).await.map_err(late)?.map_err(broken)?;
         if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
             return Err(EtcdError::NotEtcd { endpoint: self.access.endpoint.clone() });
         }

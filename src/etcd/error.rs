@@ -94,6 +94,14 @@ pub enum EtcdError {
         /// What rustls said.
         source: Arc<rustls::Error>,
     },
+    /// It closed the connection in the handshake, as etcd without TLS does.
+    #[error("{endpoint} hung up during the TLS handshake; where etcd serves no TLS, let etcd-endpoint begin with http://")]
+    HungUp {
+        /// The member.
+        endpoint: Endpoint,
+        /// What the socket said.
+        source: Arc<io::Error>,
+    },
     /// The handshake failed otherwise.
     #[error("the TLS handshake with {endpoint} failed")]
     Handshake {
@@ -208,6 +216,7 @@ impl EtcdError {
             | Self::Certificate { .. }
             | Self::ClientCertificate { .. }
             | Self::NotTls { .. }
+            | Self::HungUp { .. }
             | Self::Handshake { .. }
             | Self::NotEtcd { .. } => "tls",
             Self::Timeout { .. } => "timeout",

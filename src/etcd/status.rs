@@ -102,10 +102,10 @@ impl Status {
 
     /// Where this member is in etcd's life, to be compared with the `consistent_index` of snapshots.
     ///
-    /// `consistent_index` is the last entry that was applied to the database of the snapshot, so the index of the last applied
-    /// entry is its like. The committed one may be ahead of it, and would hide a history that has just begun for as long.
-    /// Either is only comparable behind a linearizable read: without it, a member that lags has a lower index than a snapshot
-    /// of another member, and its history would seem to have been restored.
+    /// `consistent_index` is the last entry that was applied to the database of the snapshot, so the last applied entry is its
+    /// like; the committed one (`raft_index`) may run ahead of every database. The answer has to come after a linearizable read:
+    /// only then has this member applied all that any member had applied before. Without it, one that lags is behind a snapshot
+    /// of another, and looks as if its history had been restored.
     pub(super) fn history(&self) -> History {
         History { etcd_cluster: self.etcd_cluster.to_string(), raft_index: self.raft_applied_index }
     }
