@@ -325,6 +325,7 @@ async fn a_certificate_for_other_names_is_told_with_its_names() -> Result<()> {
 
 #[tokio::test]
 async fn certificates_are_read_again_when_they_change() -> Result<()> {
+    type Write = fn(&Files, &str, &str) -> Result<()>;
     let (ca, other) = (Ca::new("etcd's authority")?, Ca::new("another authority")?);
     let etcd = Cluster::start_tls(&ca, &ca.server(&[])?).await?;
     let files = Files::new(&ca, &ca.client("operator")?)?;
@@ -351,7 +352,6 @@ async fn certificates_are_read_again_when_they_change() -> Result<()> {
 
     // What is whole counts from its first use on, renamed or in place; seen by what etcd makes of it.
     let stranger = other.client("a stranger")?;
-    type Write = fn(&Files, &str, &str) -> Result<()>;
     for write in [Files::put as Write, Files::replace as Write] {
         write(&files, "ca", &other.cert_pem)?;
         let error = refused(&member).await?;
