@@ -32,6 +32,7 @@ need_basics() {
   command -v go > /dev/null || die "go is missing: please install Go 1.26 or newer"
   command -v python3 > /dev/null || need python3 python3 python3-pip
   need cc gcc libc6-dev
+  need protoc protobuf-compiler libprotobuf-dev # the gRPC client of etcd is generated from its .proto files
   need setpriv util-linux
   need flock util-linux
 }

@@ -2,5 +2,6 @@
 //! so that all tests share its threads.
 
 mod counts;
+mod etcd;
 mod kubernetes;
 mod servers;
