@@ -1,6 +1,7 @@
 # List the recipes.
+[private]
 default:
-    @just --list --unsorted
+    @{{ just_executable() }} --list --unsorted
 
 # Walk through the story on a real etcd, API server and S3 server; `just demo --no-wait` ends by itself.
 demo *args:
@@ -16,4 +17,4 @@ check:
 
 # Measure the pure decision.
 bench:
-    cargo bench --locked
+    cargo bench --locked --bench '*'
