@@ -117,9 +117,9 @@ impl Health {
         });
     }
 
-    /// The directory that was opened at the start is another one now; only a restart opens the new one.
-    pub fn directory_replaced(&self, why: impl Into<String>) {
-        self.tell(|state| state.replaced = Some(why.into()));
+    /// The directory that was opened at the start is another one now; only a restart opens the new one. None: it is itself.
+    pub fn directory_replaced(&self, why: Option<String>) {
+        self.tell(|state| state.replaced = why);
     }
 
     /// A pass begins and lasts as long as the answer lives. From its first pass on a loop is expected to beat.
@@ -329,7 +329,7 @@ mod tests {
         health.crd(false);
         health.ill(Part::Bucket, Some("listing s3://b/f at s3.example.com: connection refused".into()));
         health.ill(Part::Directory, Some("reading /snapshots: permission denied".into()));
-        health.directory_replaced("another device is mounted there");
+        health.directory_replaced(Some("another device is mounted there".into()));
         let text = "ready\nill: records: the CRD etcdsnapshotfiles.k3s.cattle.io is not served any more\n\
             ill: directory: reading /snapshots: permission denied\n\
             ill: bucket: listing s3://b/f at s3.example.com: connection refused\n";
@@ -357,9 +357,11 @@ mod tests {
         health.crd(false);
         health.ill(Part::Records, Some("the API server cannot be reached".into()));
         assert_eq!(health.healthy(), Answer { ok: true, text: "healthy\n".into() });
-        health.directory_replaced("its inode was 5 and is 9");
+        health.directory_replaced(Some("its inode was 5 and is 9".into()));
         let text = "a restart is needed\nthe snapshot directory was replaced: its inode was 5 and is 9\n";
         assert_eq!(health.healthy(), Answer { ok: false, text: text.into() });
+        health.directory_replaced(None);
+        assert!(health.healthy().ok);
     }
 
     /// Ten minutes for a pass without progress, twenty between two.

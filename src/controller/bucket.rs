@@ -52,6 +52,9 @@ impl BucketLoop {
     /// One pass. None when this agent does not lead.
     pub async fn pass(&mut self) -> BeatPart {
         let began = Instant::now();
+        let shared = self.shared.clone();
+        // Settings that cannot be read are no stuck loop.
+        let _running = shared.health.pass(Loop::Bucket);
         let access = match self.access().await {
             Ok(Some(access)) => access,
             Ok(None) => return self.none(),
@@ -67,11 +70,11 @@ impl BucketLoop {
             return None;
         }
         self.shared.metrics.leads(metrics::Leadership::Leader);
-        let shared = self.shared.clone();
-        let _running = shared.health.pass(Loop::Bucket);
         if let Err(failure) = self.connect(access).await {
             return Some(self.ill(Part::Bucket, &failure, began));
         }
+        // Health keeps what the last listing said until the next one has ended.
+        self.shared.voice.hear(&about(Part::Bucket), None);
         super::surroundings::look_for_k3s(&self.shared).await;
         let (access, _, bucket) = self.bucket.as_ref()?;
         let parts = Parts {
@@ -110,7 +113,7 @@ impl BucketLoop {
 
     fn hear(&self, part: Part, failure: Option<&Failure>) {
         self.shared.health.ill(part, failure.map(ToString::to_string));
-        self.shared.voice.hear(&format!("{part} of S3"), failure);
+        self.shared.voice.hear(&about(part), failure);
     }
 
     /// The settings in force: the Secret is read again, and what it last said holds while the API server is away.
@@ -202,6 +205,11 @@ impl BucketLoop {
         self.bucket = Some((access, cluster, bucket));
         Ok(())
     }
+}
+
+/// What the log calls it.
+fn about(part: Part) -> String {
+    format!("{part} of S3")
 }
 
 fn wrong(error: &ConfigError) -> Failure {

@@ -41,12 +41,9 @@ impl DirectoryLoop {
         };
         let end = pass(&parts).await;
         self.say_who_else_is_here();
-        if self.directory.was_replaced() {
-            let path = self.directory.path().display();
-            self.shared
-                .health
-                .directory_replaced(format!("{path} is another directory than at the start: only a restart sees the new one"));
-        }
+        let path = self.directory.path().display();
+        let replaced = || format!("{path} is another directory than at the start: only a restart sees the new one");
+        self.shared.health.directory_replaced(self.directory.was_replaced().then(replaced));
         let cluster = self.shared.surroundings().cluster;
         let noted = self.directory.note_beat(self.shared.now(), self.shared.settings.interval, cluster.as_ref()).await;
         self.shared.voice.hear("noting the beat in the state", noted.as_ref().err());
