@@ -88,7 +88,8 @@ fn classify(error: hyper_util::client::legacy::Error) -> (&'static str, Connecto
         Some(DialError::Server(_)) => ("unreachable", ConnectorError::io(error.into())),
         Some(DialError::Tls(_) | DialError::Proxy { .. }) => ("unreachable", ConnectorError::other(error.into(), None)),
         None if find::<hyper::Error>(&error).is_some_and(hyper::Error::is_parse) => ("error", ConnectorError::other(error.into(), None)),
-        None => ("error", ConnectorError::other(error.into(), Some(ErrorKind::TransientError))),
+        // The connection broke: the sentence calls that unreachable, too.
+        None => ("unreachable", ConnectorError::other(error.into(), Some(ErrorKind::TransientError))),
     }
 }
 
