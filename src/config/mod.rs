@@ -34,14 +34,17 @@ pub use run::RunSettings;
 pub use s3::{Keys, Lookup, S3Access, S3Layer, Secret, ca_config_map, resolve_s3};
 pub use sources::{Environment, Sourced};
 
-/// The settings of this process: `flags`, its environment, and the config files that `--config` names.
+/// The settings of this process: `flags`, its environment, and the config files that `--config` names. Certificates are looked at as well:
+/// what is wrong with them now will hardly be right at the first beat.
 pub fn load(flags: &Flags) -> Result<(RunSettings, Vec<Warning>), ConfigError> {
     let environment = Environment::new(std::env::vars_os())?;
     let files = match flags.get("config").filter(|path| !path.is_empty()) {
         Some(path) => file::read(Path::new(path))?,
         None => Vec::new(),
     };
-    RunSettings::new(flags, &environment, &files)
+    let (settings, warnings) = RunSettings::new(flags, &environment, &files)?;
+    settings.s3.check_certificates(&read_certificates)?;
+    Ok((settings, warnings))
 }
 
 /// Reads a file of certificates for [`resolve_s3`].

@@ -221,6 +221,11 @@ impl S3Layer {
             _ => Ok(()),
         }
     }
+
+    /// Fails when a certificate that is set here is none. `read` reads a file of certificates.
+    pub fn check_certificates(&self, read: &dyn Fn(&Path) -> io::Result<Vec<u8>>) -> Result<(), ConfigError> {
+        self.ca.iter().filter(|_| self.is_on()).try_for_each(|ca| Anchors::default().add_setting(ca, read))
+    }
 }
 
 /// The name of the ConfigMap whose values [`resolve_s3`] wants, if it wants one.
