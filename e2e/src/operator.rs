@@ -18,6 +18,7 @@ use crate::{ports, tools};
 pub struct OperatorSetup {
     flags: Vec<(String, Option<OsString>)>,
     env: Vec<(String, OsString)>,
+    bound_by_modes: bool,
 }
 
 impl OperatorSetup {
@@ -47,6 +48,12 @@ impl OperatorSetup {
 
     pub fn without_env(mut self, name: &str) -> Self {
         self.env.retain(|(other, _)| other != name);
+        self
+    }
+
+    /// File modes hold for it, although it is root's.
+    pub fn bound_by_modes(mut self) -> Self {
+        self.bound_by_modes = true;
         self
     }
 
@@ -84,6 +91,9 @@ impl OperatorSetup {
         let mut launch = Launch::new("etcd-snapshot-operator", tools::operator()?, dir.path()).arg("run");
         if !self.flags.iter().any(|(name, _)| name == "--http-listen") {
             launch = launch.flag("--http-listen", ports::loopback(port).to_string());
+        }
+        if self.bound_by_modes {
+            launch = launch.without_capabilities(&["dac_override", "dac_read_search"]);
         }
         for (name, value) in &self.flags {
             launch = launch.arg(name).args(value);

@@ -26,13 +26,14 @@ pub struct Launch {
     program: PathBuf,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    without: Vec<&'static str>,
     dir: PathBuf,
 }
 
 impl Launch {
     /// `name` is for messages and names the log file in `dir`, where the child runs too.
     pub fn new(name: impl Into<String>, program: impl Into<PathBuf>, dir: impl Into<PathBuf>) -> Self {
-        Self { name: name.into(), program: program.into(), args: Vec::new(), env: Vec::new(), dir: dir.into() }
+        Self { name: name.into(), program: program.into(), args: Vec::new(), env: Vec::new(), without: Vec::new(), dir: dir.into() }
     }
 
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -55,13 +56,24 @@ impl Launch {
         self
     }
 
+    /// Takes capabilities from it, named as in `setpriv --bounding-set` without their sign.
+    pub fn without_capabilities(mut self, names: &[&'static str]) -> Self {
+        self.without.extend(names);
+        self
+    }
+
     /// Starts the child. Its log goes on where an earlier child of the same name and folder left it.
     pub fn start(self) -> Result<Process> {
         let log = self.dir.join(format!("{}.log", self.name));
         let out = OpenOptions::new().create(true).append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
         let log_begins = out.metadata()?.len();
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(&self.program).args(&self.args);
+        command.args(["--pdeathsig", "KILL"]);
+        if !self.without.is_empty() {
+            let dropped: Vec<String> = self.without.iter().map(|name| format!("-{name}")).collect();
+            command.args(["--bounding-set", &dropped.join(","), "--inh-caps", &dropped.join(",")]);
+        }
+        command.arg("--").arg(&self.program).args(&self.args);
         command.env_clear().env("TMPDIR", &self.dir).current_dir(&self.dir).process_group(0);
         for inherited in ["PATH", "HOME", "RUST_BACKTRACE"] {
             if let Some(value) = std::env::var_os(inherited) {

@@ -53,6 +53,12 @@ impl Site {
         })
     }
 
+    /// The same with another name of the node.
+    pub fn called(mut self, node: impl Into<String>) -> Self {
+        self.node = node.into();
+        self
+    }
+
     /// Its snapshot directory. Sidecars and state are in `.metadata` beside it.
     pub fn snapshots(&self) -> PathBuf {
         self.dir.path().join("db/snapshots")
