@@ -69,6 +69,7 @@ impl BucketLoop {
         self.shared.metrics.leads(metrics::Leadership::Leader);
         let shared = self.shared.clone();
         let _running = shared.health.pass(Loop::Bucket);
+        super::surroundings::looked(&self.shared).await;
         if let Err(failure) = self.connect(access).await {
             return Some(self.ill(Part::Bucket, &failure, began));
         }
