@@ -1,7 +1,15 @@
 //! The parts tier: the operator's binary and this package's own library against real servers. One module a topic; one binary,
 //! so that all tests share its threads.
 
+mod agents;
+mod api_away;
+mod common;
 mod counts;
 mod etcd;
 mod kubernetes;
+mod leases;
+mod probes;
+mod records;
+mod restore;
 mod servers;
+mod stopping;
