@@ -2,11 +2,11 @@
 
 use anyhow::{Result, ensure};
 use e2e::operator::{Operator, OperatorSetup};
-use e2e::proxy::{FaultProxy, On};
+use e2e::proxy::{Fault, FaultProxy, On};
 use e2e::site::Site;
 use e2e::{snapshots, wait};
 
-use crate::common::{all_ready, counted, local_beats, rises, versions, writes};
+use crate::common::{RECORDS, all_ready, counted, local_beats, ready, rises, versions, writes};
 use crate::leases::{held_by, leases};
 
 /// One agent of a bucket that it shares: its requests to the S3 server pass a proxy of its own.
@@ -141,11 +141,20 @@ async fn a_leader_that_slept_over_its_lease_does_nothing_when_it_wakes() -> Resu
     other.beats(2).await?;
     let before = versions(&first.site.bucket_records().await?);
     first.forget();
+    // Nobody tells it: it has to know by its own clock.
+    let unheard = first.api.when(On::any().path("*/leases/*"), Fault::Drop);
     sleeper.resume()?;
     local_beats(&mut sleeper, 3).await?;
     sleeper
         .until("it to know that it does not lead", async |one| Ok(ensure!(one.metrics().await?.get("etcd_snapshot_leader", &[])? == 0.0)))
         .await?;
+    first.s3.forget();
+    local_beats(&mut sleeper, 2).await?;
+    ensure!(first.lists() == 0, "it lists a bucket that it does not lead");
+    let election = first.api.count(&On::any().path("*/leases/*"));
+    let change_nothing_else = writes(&first.api);
+    ensure!(election > 0 && change_nothing_else == 0, "{:?}", first.api.requests());
+    unheard.remove();
     other.beats(3).await?;
     ensure!(writes(&first.api) == 0, "{:?}", first.api.requests());
     ensure!(versions(&first.site.bucket_records().await?) == before, "a record flapped");
@@ -158,6 +167,39 @@ async fn a_leader_that_slept_over_its_lease_does_nothing_when_it_wakes() -> Resu
     leads(&mut sleeper).await?;
     sleeper.beats(2).await?;
     ensure!(versions(&first.site.bucket_records().await?) == before, "a record flapped");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_delete_that_was_on_its_way_when_its_leader_fell_asleep_deletes_nothing_newer() -> Result<()> {
+    let first = Agent::of(None).await?;
+    let second = Agent::of(Some(&first.site)).await?;
+    let object = [first.site.name(1_700_000_000)];
+    first.site.put_ours(&object[0], snapshots::tiny(0)).await?;
+    let mut sleeper = first.setup.start().await?;
+    all_ready(&mut sleeper, &first.site, &[], &object).await?;
+    let old = first.site.bucket_records().await?.remove(0);
+    let mut other = second.setup.start().await?;
+    other.beats(1).await?;
+    let held = first.api.when(On::method("DELETE").path(RECORDS), Fault::Hold);
+    first.site.bucket.delete(&first.site.key(&object[0])).await?;
+    sleeper.until("its delete to be on its way", async |_| Ok(ensure!(held.hits() == 1))).await?;
+    sleeper.pause()?;
+    // It is back, and is another object.
+    first.site.put_ours(&object[0], snapshots::tiny(1)).await?;
+    leads(&mut other).await?;
+    let new = other
+        .until("the record of the other object", async |_| {
+            let record = first.site.bucket_records().await?.remove(0);
+            ensure!(record.metadata.resource_version != old.metadata.resource_version && ready(&record));
+            Ok(record)
+        })
+        .await?;
+    held.release();
+    sleeper.resume()?;
+    local_beats(&mut sleeper, 2).await?;
+    other.beats(2).await?;
+    ensure!(versions(&first.site.bucket_records().await?) == versions(&[new]), "the record of the new object was deleted for the old one");
     Ok(())
 }
 

@@ -166,6 +166,9 @@ fn temporaries(site: &Site) -> Result<Vec<PathBuf>> {
 async fn killed_at_any_moment_it_leaves_nothing_half_written() -> Result<()> {
     let site = Site::new().await?;
     let mut files = Vec::new();
+    let mut operator = site.operator().start().await?;
+    operator.beats(1).await?;
+    operator.kill();
     for life in 0..8_u32 {
         let mut operator = site.operator().start().await?;
         for more in 0..10 {
