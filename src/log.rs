@@ -1,7 +1,8 @@
 //! The log: text for people, or JSON for machines, on standard error.
 //!
-//! In: the form, `RUST_LOG`, `NO_COLOR`. Out: one line an event. The crates underneath speak up at `warn`: their lower
-//! levels are many, and at the lowest they show requests with what signs them.
+//! In: the form, `RUST_LOG`, `NO_COLOR`. Out: one line an event. The crates underneath speak up at `warn`, and kube at
+//! `error`, since what it says of a broken watch is no news here: lower levels are many, and at the lowest they show requests
+//! with what signs them.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::env;
@@ -18,7 +19,7 @@ use crate::snapshot::Failure;
 /// The level without `RUST_LOG`.
 const DEFAULT: &str = "info";
 /// Beginnings of the names of crates underneath, and how much of them is shown unless `RUST_LOG` names the same ones.
-const QUIET: &str = "aws=warn,h2=warn,hyper=warn,kube=warn,mio=warn,rustls=warn,tower=warn";
+const QUIET: &str = "aws=warn,h2=warn,hyper=warn,kube=error,mio=warn,rustls=warn,tower=warn";
 
 /// The form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -181,6 +181,11 @@ impl Operator {
     /// Sends SIGTERM and waits for its end.
     pub async fn terminate(&mut self) -> Result<ExitStatus> {
         self.process.signal(Signal::TERM)?;
+        self.until_ended().await
+    }
+
+    /// Waits for its end.
+    pub async fn until_ended(&mut self) -> Result<ExitStatus> {
         self.process.wait().await
     }
 

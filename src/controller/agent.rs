@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,10 +26,11 @@ use crate::metrics::{Metrics, Operation, Status};
 use crate::snapshot::{Failure, Storage};
 use crate::storage::local::{Directory, LocalError};
 
-/// How long a running pass may take to end when we stop; kubelet's patience is longer.
-const GRACE: Duration = Duration::from_secs(10);
-/// How long the last things may take after that: Leases given back, Events told.
+/// How long a running pass may take to end when we stop.
+const GRACE: Duration = Duration::from_secs(8);
+/// How long each of the last things may take after that: Leases given back and readers ended, then Events told.
 const LAST_THINGS: Duration = Duration::from_secs(5);
+const _: () = assert!(GRACE.as_secs() + 2 * LAST_THINGS.as_secs() < 20, "the end is promised within 20 s");
 /// No request takes longer than this by default; a loop that shows no progress for longer is stuck.
 const LONGEST_REQUEST: Duration = Duration::from_mins(5);
 
@@ -105,7 +106,10 @@ pub async fn agent(settings: RunSettings, stop: CancellationToken) -> Result<(),
         &stop,
     );
     let mut directory_loop = DirectoryLoop::new(shared.clone(), directory, verifier.clone());
-    let looking = run(async || directory_loop.pass().await, &local, GRACE, &stop);
+    let looking = async {
+        run(async || directory_loop.pass().await, &local, GRACE, &stop).await;
+        tokio::time::timeout(LAST_THINGS, verifier.stopped()).await.ok();
+    };
     let leading = async {
         let namespace = shared.client.default_namespace().to_string();
         let holder = lease::holder(shared.settings.node.as_str());
@@ -117,34 +121,36 @@ pub async fn agent(settings: RunSettings, stop: CancellationToken) -> Result<(),
     };
     tokio::join!(beating, looking, leading);
     tracing::info!("stopping");
-    tokio::time::timeout(LAST_THINGS, verifier.stopped()).await.ok();
     last.cancel();
     tasks.close();
     tokio::time::timeout(LAST_THINGS, tasks.wait()).await.ok();
     Ok(())
 }
 
-type Parts = (tokio::sync::oneshot::Receiver<BeatPart>, Option<tokio::sync::oneshot::Receiver<BeatPart>>);
+type Parts = (oneshot::Receiver<BeatPart>, Option<oneshot::Receiver<BeatPart>>);
 
 /// One beat: looks around, and measures both storages' passes when they have ended.
 async fn beat(shared: Arc<Shared>, (local, remote): Parts, wakes: [Arc<Wake>; 2]) {
     let began = Instant::now();
     shared.metrics.beat(shared.now());
+    // Each part is told when it ends: a bucket that hangs must not make the directory look ill.
+    let part = async |part: oneshot::Receiver<BeatPart>, operation| {
+        let ended = part.await.ok().flatten()?;
+        shared.metrics.ended(operation, Status::of(ended.ok), ended.took, shared.now());
+        Some(ended)
+    };
+    let local = part(local, Operation::ReconcileLocal);
     let remote = async {
         match remote {
-            Some(remote) => remote.await.ok().flatten(),
+            Some(remote) => part(remote, Operation::ReconcileS3).await,
             None => None,
         }
     };
     let (around, local, remote) = tokio::join!(surroundings::look(&shared, &wakes), local, remote);
-    let Ok(Some(local)) = local else { return }; // We are stopping.
-    let status = |ok: bool| if ok { Status::Success } else { Status::Error };
-    shared.metrics.ended(Operation::ReconcileLocal, status(local.ok), local.took, shared.now());
-    if let Some(remote) = remote {
-        shared.metrics.ended(Operation::ReconcileS3, status(remote.ok), remote.took, shared.now());
-    }
+    let Some(local) = local else { return }; // We are stopping.
     let ok = around && local.ok && remote.is_none_or(|remote| remote.ok);
-    shared.metrics.ended(Operation::Reconcile, status(ok), began.elapsed(), shared.now());
+    shared.metrics.ended(Operation::Reconcile, Status::of(ok), began.elapsed(), shared.now());
+    tracing::debug!(ok, took = ?began.elapsed(), "the beat has ended");
 }
 
 /// The whole chain of an error that ends the process.

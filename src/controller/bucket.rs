@@ -70,10 +70,8 @@ impl BucketLoop {
             return None;
         }
         self.shared.metrics.leads(metrics::Leadership::Leader);
-        if self.shared.surroundings().cluster.is_none() {
-            // At a start the bucket may be led before anybody has said whose cluster this is.
-            super::surroundings::heard(&self.shared).await;
-        }
+        // At a start the bucket may be led before anybody has said whose cluster this is.
+        super::surroundings::looked(&self.shared).await;
         if let Err(failure) = self.connect(access).await {
             return Some(self.ill(Part::Bucket, &failure, began));
         }

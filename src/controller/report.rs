@@ -1,6 +1,6 @@
 //! Report: what a pass did, told in places that agree: metrics, log, Events and health.
 //!
-//! A failure is said when it begins, changes its reason or ends. An idle pass logs one line at debug.
+//! A failure is said when it begins, changes its reason or ends. A pass that has nothing to do logs nothing; its beat does.
 
 use jiff::SignedDuration;
 
@@ -43,7 +43,9 @@ pub fn report(seen: &Observed, failures: &[Failure], plan: &Checked, outcomes: &
     let of_records = records(seen, steps().filter_map(|(_, outcome)| failure(outcome)), shared);
     holdings(seen, shared);
     let (planned, done) = (outcomes.len(), steps().filter(|(_, outcome)| **outcome == Outcome::Done).count());
-    tracing::debug!(storage = %seen.storage, files = seen.inventory.seen().len(), planned, done, "pass ended");
+    if planned > 0 {
+        tracing::debug!(storage = %seen.storage, files = seen.inventory.seen().len(), planned, done, "the pass has ended");
+    }
     of_storage && of_records
 }
 

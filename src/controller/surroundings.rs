@@ -78,6 +78,20 @@ pub async fn heard(shared: &Shared) {
     tokio::time::timeout(FIRST_ANSWER, heard).await.ok();
 }
 
+/// Waits, for a moment, until somebody has looked around once: at the start, to know whose cluster this is.
+pub async fn looked(shared: &Shared) {
+    let looked = async {
+        loop {
+            let notified = shared.heard.notified();
+            if shared.around().asked {
+                return;
+            }
+            notified.await;
+        }
+    };
+    tokio::time::timeout(FIRST_ANSWER, looked).await.ok();
+}
+
 /// Tells health and metrics how it stands with the records.
 pub async fn follow_cache(shared: Arc<Shared>, stop: CancellationToken) {
     let mut health = shared.cache.watch_health();

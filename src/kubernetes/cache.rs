@@ -116,7 +116,8 @@ impl Cache {
         let api: Api<PartialObjectMeta<ETCDSnapshotFile>> = Api::all(self.0.client.clone());
         let list = call(Doing::new("list", RECORDS, ""), None, || api.list(&one)).await?;
         let now = list.metadata.resource_version.as_deref().and_then(number);
-        let travelled = now.is_some_and(|now| now < before);
+        // Of several looks that waited for the same server, and of a list that came meanwhile, the first one counts.
+        let travelled = now.is_some_and(|now| now < before) && self.memory().highest().is_some_and(|highest| before <= highest);
         if travelled {
             warn!(before, now, "{TRAVELLED}");
             self.throw_away();

@@ -1,13 +1,21 @@
 //! The parts tier: the operator's binary and this package's own library against real servers. One module a topic; one binary,
 //! so that all tests share its threads.
 
+mod agents;
+mod api_away;
 mod bucket;
 mod bucket_faults;
+mod common;
 mod counts;
 mod directory;
 mod directory_faults;
 mod etcd;
 mod kubernetes;
+mod leases;
 mod look;
+mod probes;
+mod records;
+mod restore;
 mod servers;
 mod settings;
+mod stopping;
