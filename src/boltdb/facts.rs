@@ -34,8 +34,8 @@ pub struct Facts {
     pub hash_kv: u32,
     /// The revision at which `hash_kv` was taken: not below 1, nor below `compact_revision`.
     pub hash_kv_revision: i64,
-    /// Raft index of the last entry that was applied; etcd 3.4 and 3.5 may have applied more than they say. None in a
-    /// database that no member has served, such as one just restored.
+    /// Raft index of the last applied entry, as far as the database notes it: etcd 3.4 has none before the first write,
+    /// and none of compactions. Small after a restore.
     pub raft_index: Option<u64>,
     /// Raft term of that entry; from etcd 3.5 on.
     pub raft_term: Option<u64>,
@@ -107,16 +107,16 @@ pub fn inspect<R: ReadAt + ?Sized>(file: &R, length: u64) -> Result<Facts, Error
         tree.freelist(page)?;
     }
 
-    let compact_revision = notes.compacted();
+    let (end, compact_revision) = (history.end(), notes.compacted());
     Ok(Facts {
-        revision: history.revision(),
+        revision: end.revision,
         hash: sums.into_iter().fold(Sum::default(), Sum::then).crc,
         total_keys,
-        live_keys: history.live_keys(),
+        live_keys: end.live_keys,
         total_size: meta.high_water * meta.page_size,
         compact_revision,
-        hash_kv: history.hash_kv(),
-        hash_kv_revision: history.revision().max(compact_revision).max(1),
+        hash_kv: end.hash_kv,
+        hash_kv_revision: end.revision.max(compact_revision).max(1),
         raft_index: notes.raft_index,
         raft_term: notes.raft_term,
         storage_version: notes.storage_version,

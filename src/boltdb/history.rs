@@ -27,6 +27,8 @@ const RECENT: u32 = NEW - 2;
 const PIECE: u64 = 64 * 1024;
 /// Sums of one block; the blocks are never moved.
 const BLOCK: usize = 8192;
+/// Revisions that wait to be entered into the table together.
+const PENDING: usize = 32;
 /// Old revisions that turned out not to be the last ones are forgotten when there are so many.
 const MANY: usize = 65536;
 
@@ -54,6 +56,16 @@ impl Revision {
     }
 }
 
+/// What was made of it.
+pub struct End {
+    /// The last revision; 0 if there is none.
+    pub revision: i64,
+    /// Keys that are there at the last revision.
+    pub live_keys: u64,
+    /// The CRC-32C as `HashKV` and `etcdutl hashkv` have it.
+    pub hash_kv: u32,
+}
+
 /// What was learnt so far.
 pub struct History {
     compacted: i64,
@@ -63,6 +75,7 @@ pub struct History {
     live: u64,
     before: Running,
     after: Running,
+    pending: Vec<(Fingerprint, u32)>,
 }
 
 impl History {
@@ -70,7 +83,7 @@ impl History {
     pub fn new(compacted: i64) -> Self {
         let name = Running::new(b"key");
         let (before, after) = (name, Running::new(b""));
-        Self { compacted, last: 0, keys: Keys::new(), kept: Kept::default(), live: 0, before, after }
+        Self { compacted, last: 0, keys: Keys::new(), kept: Kept::default(), live: 0, before, after, pending: Vec::with_capacity(PENDING) }
     }
 
     /// The next revision.
@@ -92,13 +105,32 @@ impl History {
         } else if !revision.tombstone || revision.main != self.compacted {
             self.before.add(content);
         }
-        let before = std::mem::replace(self.keys.number(fingerprint), number);
-        self.live += u64::from(number != DELETED);
-        self.live -= u64::from(before != DELETED && before != NEW);
-        if before < RECENT {
-            self.kept.forget(before, &mut self.keys);
+        self.pending.push((fingerprint, number));
+        if self.pending.len() == PENDING {
+            self.settle();
         }
         Ok(())
+    }
+
+    /// Enters the pending revisions into the table.
+    fn settle(&mut self) {
+        self.keys.touch(self.pending.iter().map(|(fingerprint, _)| *fingerprint));
+        for (fingerprint, number) in self.pending.drain(..) {
+            let before = std::mem::replace(self.keys.number(fingerprint), number);
+            self.live += u64::from(number != DELETED);
+            self.live -= u64::from(before != DELETED && before != NEW);
+            if before < RECENT {
+                self.kept.forget(before);
+            }
+        }
+        self.kept.close_gaps(&mut self.keys);
+    }
+
+    /// What all revisions together show.
+    pub fn end(mut self) -> End {
+        self.settle();
+        let old = if self.live == 0 { self.before.sum() } else { self.kept.sums().fold(Sum::of(b"key"), Sum::then) };
+        End { revision: self.last, live_keys: self.live, hash_kv: old.then(self.after.sum()).crc }
     }
 
     fn fingerprint<R: ReadAt + ?Sized>(&self, entry: &mut Entry<'_, '_, R>) -> Result<Fingerprint, Error> {
@@ -112,22 +144,6 @@ impl History {
                 return Ok(hasher.into());
             }
         }
-    }
-
-    /// The last revision; 0 if there is none.
-    pub fn revision(&self) -> i64 {
-        self.last
-    }
-
-    /// Keys that are there at the last revision.
-    pub fn live_keys(&self) -> u64 {
-        self.live
-    }
-
-    /// The CRC-32C as `HashKV` and `etcdutl hashkv` have it.
-    pub fn hash_kv(&self) -> u32 {
-        let old = if self.live == 0 { self.before.sum() } else { self.kept.sums().fold(Sum::of(b"key"), Sum::then) };
-        old.then(self.after.sum()).crc
     }
 }
 
@@ -160,18 +176,18 @@ impl Kept {
         kept.map(|(crc, length)| Sum { crc: *crc, length: u64::from(*length) })
     }
 
-    /// Forgets one; and when many are forgotten, closes the gaps, which gives the `keys` new numbers.
-    fn forget(&mut self, number: u32, keys: &mut Keys) {
+    fn forget(&mut self, number: u32) {
         if let Some(sum) = usize::try_from(number).ok().and_then(|number| self.get(number)) {
             *sum = (0, 0);
             self.forgotten += 1;
         }
-        if self.forgotten >= MANY && self.forgotten >= self.length / 8 {
-            self.close_gaps(keys);
-        }
     }
 
+    /// When many are forgotten, closes the gaps, which gives the `keys` new numbers. No other number may be around.
     fn close_gaps(&mut self, keys: &mut Keys) {
+        if self.forgotten < MANY || self.forgotten < self.length / 8 {
+            return;
+        }
         // For each 64 numbers which of them are kept, and how many are before them.
         let mut kept: Vec<(u64, u32)> = Vec::with_capacity(self.length / 64 + 1);
         let mut before = 0;
@@ -238,8 +254,9 @@ mod tests {
                 order.retain(|(of, _)| of != key);
                 order.push((*key, crc));
                 if before != NEW {
-                    kept.forget(before, &mut keys);
+                    kept.forget(before);
                 }
+                kept.close_gaps(&mut keys);
             }
             prop_assert_eq!(kept.sums().map(|sum| sum.crc).collect::<Vec<_>>(), order.iter().map(|(_, crc)| *crc).collect::<Vec<_>>());
             prop_assert!(kept.length < MANY + 400);
