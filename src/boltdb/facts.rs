@@ -97,8 +97,7 @@ pub fn inspect<R: ReadAt + ?Sized>(file: &R, length: u64) -> Result<Facts, Error
         let mut running = Running::new(&bucket.name);
         tree.walk(bucket.root, |mut entry| {
             total_keys += 1;
-            hash(&mut running, &mut entry, &mut nested)?;
-            history.add(&mut entry)
+            history.add(&mut entry, &mut running)
         })?;
         *sum = running.sum();
     }

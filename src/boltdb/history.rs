@@ -86,13 +86,17 @@ impl History {
         Self { compacted, last: 0, keys: Keys::new(), kept: Kept::default(), live: 0, before, after, pending: Vec::with_capacity(PENDING) }
     }
 
-    /// The next revision.
-    pub fn add<R: ReadAt + ?Sized>(&mut self, entry: &mut Entry<'_, '_, R>) -> Result<(), Error> {
+    /// The next revision; its content is also added to `bucket`.
+    pub fn add<R: ReadAt + ?Sized>(&mut self, entry: &mut Entry<'_, '_, R>, bucket: &mut Running) -> Result<(), Error> {
         let page = entry.page;
+        if entry.bucket {
+            return Err(Fault::KeyValue.at(page));
+        }
         let revision = Revision::parse(entry.key).ok_or(Fault::Revision(entry.key.len()).at(page))?;
         self.last = revision.main;
         let fingerprint = self.fingerprint(entry)?;
         let content = entry.content()?;
+        bucket.add(content);
         let number = if revision.tombstone {
             DELETED
         } else if revision.main > self.compacted {

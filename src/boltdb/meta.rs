@@ -35,12 +35,15 @@ pub fn read<R: ReadAt + ?Sized>(window: &mut Window<'_, R>) -> Result<Meta, Erro
         let second = one(window, 1, first.page_size)?;
         second.and_then(|second| same_page_size(first, second))
     } else {
+        // Only from the second one can be told where it is. What is not one there says less than what nearly is.
         let mut found = Err(MetaFault::Magic);
-        let mut page_size = u64::from(*PAGE_SIZES.start());
-        while found.is_err() && page_size <= u64::from(*PAGE_SIZES.end()) {
-            // What looks like a meta page at another place than its page size says is a copy of one in a value.
-            found = one(window, 1, page_size)?.and_then(|meta| if meta.page_size == page_size { Ok(meta) } else { Err(MetaFault::Magic) });
-            page_size *= 2;
+        let sizes = std::iter::successors(Some(*PAGE_SIZES.start()), |size| size.checked_mul(2));
+        for size in sizes.take_while(|size| PAGE_SIZES.contains(size)).map(u64::from) {
+            match one(window, 1, size)? {
+                Ok(meta) if meta.page_size == size => found = Ok(meta),
+                Ok(_) | Err(MetaFault::Magic | MetaFault::Short) => {}
+                Err(fault) => found = found.or(Err(fault)),
+            }
         }
         found
     };
@@ -52,7 +55,11 @@ pub fn read<R: ReadAt + ?Sized>(window: &mut Window<'_, R>) -> Result<Meta, Erro
 }
 
 fn same_page_size(first: &Meta, second: Meta) -> Result<Meta, MetaFault> {
-    if first.page_size == second.page_size { Ok(second) } else { Err(MetaFault::PageSize(u32::try_from(second.page_size).unwrap_or(u32::MAX))) }
+    if first.page_size == second.page_size {
+        Ok(second)
+    } else {
+        Err(MetaFault::PageSize(u32::try_from(second.page_size).unwrap_or(u32::MAX)))
+    }
 }
 
 fn one<R: ReadAt + ?Sized>(window: &mut Window<'_, R>, page: u64, at: u64) -> Result<Result<Meta, MetaFault>, Error> {

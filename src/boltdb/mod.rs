@@ -18,6 +18,9 @@ mod page;
 mod read;
 mod tree;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::{Error, Fault, MetaFault};
 pub use facts::{Facts, inspect};
 pub use read::ReadAt;

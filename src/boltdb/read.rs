@@ -50,12 +50,14 @@ pub struct Window<'a, R: ?Sized> {
     start: u64,
     filled: usize,
     bytes: Box<[u8]>,
+    /// Bytes that were read so far, the same ones more than once if they were.
+    read: u64,
 }
 
 impl<'a, R: ReadAt + ?Sized> Window<'a, R> {
     /// On a database of so many bytes.
     pub fn new(file: &'a R, length: u64) -> Self {
-        Self { file, length, start: 0, filled: 0, bytes: vec![0; WINDOW].into_boxed_slice() }
+        Self { file, length, start: 0, filled: 0, bytes: vec![0; WINDOW].into_boxed_slice(), read: 0 }
     }
 
     /// Bytes of the database.
@@ -88,12 +90,17 @@ impl<'a, R: ReadAt + ?Sized> Window<'a, R> {
         if length > rest.min(WINDOW) {
             return Err(error(io::ErrorKind::UnexpectedEof.into()));
         }
+        // No tree that bbolt wrote makes much of what is read ahead useless. One that was made to has to do without.
+        let ahead = if self.read / 3 > self.length { 0 } else { ahead };
         let wanted = usize::try_from(ahead).unwrap_or(WINDOW).clamp(length, WINDOW).min(rest);
         (self.start, self.filled) = (at, 0);
         while self.filled < length {
             match self.file.read_at(&mut self.bytes[self.filled..wanted], at + self.filled as u64) {
                 Ok(0) => return Err(error(io::ErrorKind::UnexpectedEof.into())),
-                Ok(read) => self.filled += read.min(wanted - self.filled),
+                Ok(read) => {
+                    self.filled += read.min(wanted - self.filled);
+                    self.read += read as u64;
+                }
                 Err(source) => return Err(error(source)),
             }
         }
@@ -104,7 +111,9 @@ impl<'a, R: ReadAt + ?Sized> Window<'a, R> {
     pub fn pieces(&mut self, at: u64, length: u64, mut each: impl FnMut(&[u8])) -> Result<(), Error> {
         let mut done = 0;
         while done < length {
-            let piece = usize::try_from(length - done).unwrap_or(WINDOW).min(WINDOW);
+            let rest = usize::try_from(length - done).unwrap_or(WINDOW).min(WINDOW);
+            // First what there is of it.
+            let piece = self.position(at + done, 1).map_or(rest, |position| rest.min(self.filled - position));
             each(self.get(at + done, piece, length - done)?);
             done += piece as u64;
         }

@@ -14,6 +14,13 @@ const DEPTH: usize = 16;
 const LARGEST_BRANCH: u64 = 256 * 1024;
 /// Where this many pages at most lie between a page and the next of the same branch, both are read at once.
 const GAP: u64 = 4;
+/// Bytes read at a time of what is too large for the window, where only a few of its fields are wanted.
+const LITTLE: u64 = 4096;
+
+/// So many bytes, if they fit into the window.
+fn fitting(length: u64) -> Option<usize> {
+    usize::try_from(length).ok().filter(|length| *length <= WINDOW)
+}
 
 /// Where a bucket's content is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,17 +49,16 @@ pub struct Entry<'w, 'a, R: ?Sized> {
     /// Bytes of the value.
     pub value_size: u64,
     at: u64,
-    page_end: u64,
     window: &'w mut Window<'a, R>,
 }
 
 impl<R: ReadAt + ?Sized> Entry<'_, '_, R> {
     /// Bytes of the value, at most [`WINDOW`] of them. What lies outside the value is an error of whoever asks, so None.
     pub fn value(&mut self, from: u64, length: u64) -> Result<Option<&[u8]>, Error> {
-        match (from.checked_add(length), usize::try_from(length)) {
-            (Some(end), Ok(length)) if end <= self.value_size && length <= WINDOW => {
+        match (from.checked_add(length), fitting(length)) {
+            (Some(end), Some(length)) if end <= self.value_size => {
                 let at = self.value_at() + from;
-                self.window.get(at, length, self.page_end.saturating_sub(at)).map(Some)
+                self.window.get(at, length, LITTLE).map(Some)
             }
             _ => Ok(None),
         }
@@ -61,8 +67,8 @@ impl<R: ReadAt + ?Sized> Entry<'_, '_, R> {
     /// Key and value as they are hashed.
     pub fn content(&mut self) -> Result<Content<'_>, Error> {
         let length = self.key.len() as u64 + self.value_size;
-        if let Some(small) = usize::try_from(length).ok().filter(|length| *length <= SMALL) {
-            return Ok(Content::Small(self.window.get(self.at, small, self.page_end.saturating_sub(self.at))?));
+        if let Some(small) = fitting(length).filter(|length| *length <= SMALL) {
+            return Ok(Content::Small(self.window.get(self.at, small, length)?));
         }
         let mut sum = Sum::default();
         self.window.pieces(self.at, length, |piece| sum.extend(piece))?;
@@ -99,6 +105,9 @@ struct Branch {
     bytes: Vec<u8>,
     elements: Vec<BranchElement>,
     next: usize,
+    /// Whether its children are leaves, as far as they were seen. Only leaves are read ahead: below a branch the walk
+    /// goes elsewhere first, and what was read is gone.
+    leaves: Option<bool>,
 }
 
 impl Branch {
@@ -110,6 +119,9 @@ impl Branch {
 
     /// How many pages from the next child on hold children, nearly without a gap.
     fn run(&self) -> u64 {
+        if self.leaves != Some(true) {
+            return 1;
+        }
         let mut children = self.elements.iter().skip(self.next).map(|element| element.child);
         let Some(first) = children.next() else { return 1 };
         let mut last = first;
@@ -164,6 +176,7 @@ impl<'a, R: ReadAt + ?Sized> Tree<'a, R> {
             let extent = self.claim(next, branches.last())?;
             if let Some(branch) = branches.last_mut() {
                 branch.next += 1;
+                branch.leaves = Some(branch.leaves.unwrap_or(true) && extent.header.flags == LEAF);
             }
             match extent.header.flags {
                 LEAF => self.leaf(&extent, &branches, &mut each)?,
@@ -273,7 +286,7 @@ impl<'a, R: ReadAt + ?Sized> Tree<'a, R> {
         let (chunks, _) = bytes.as_chunks::<16>();
         let elements = chunks.iter().skip(1).take(usize::from(count)).map(|chunk| layout.branch(chunk));
         let elements = elements.collect::<Result<Vec<_>, _>>().map_err(|fault| fault.at(page))?;
-        let branch = Branch { bytes, elements, next: 0 };
+        let branch = Branch { bytes, elements, next: 0, leaves: None };
         let Some(last) = branch.elements.len().checked_sub(1) else { return Err(Fault::NoChildren.at(page)) };
         if (0..last).any(|index| branch.key(index) >= branch.key(index + 1)) {
             return Err(Fault::Order.at(page));
@@ -294,8 +307,9 @@ impl<'a, R: ReadAt + ?Sized> Tree<'a, R> {
         let mut elements = std::mem::take(&mut self.elements);
         elements.clear();
         // A leaf that fits is read whole at once.
-        let whole = extent.length.min(WINDOW as u64);
-        self.window.get(extent.at, usize::try_from(whole).unwrap_or(WINDOW), whole)?;
+        if let Some(length) = fitting(extent.length) {
+            self.window.get(extent.at, length, extent.length)?;
+        }
         let bytes = page::ELEMENT * u64::from(extent.header.count);
         self.window.pieces(extent.at + HEADER, bytes, |piece| elements.extend_from_slice(piece))?;
         for (index, chunk) in elements.as_chunks::<16>().0.iter().enumerate() {
@@ -304,7 +318,10 @@ impl<'a, R: ReadAt + ?Sized> Tree<'a, R> {
                 return Err(Fault::Bucket.at(page));
             }
             let at = extent.at + element.at;
-            let key = self.window.get(at, element.key, page_end - at)?;
+            let size = element.key as u64 + u64::from(element.value);
+            // So is an entry, with what follows it.
+            let (length, ahead) = fitting(size).map_or((element.key, LITTLE), |length| (length, page_end - at));
+            let key = &self.window.get(at, length, ahead)?[..element.key];
             if key <= &self.last_key[..] {
                 return Err(Fault::Order.at(page));
             }
@@ -313,15 +330,8 @@ impl<'a, R: ReadAt + ?Sized> Tree<'a, R> {
             if index == 0 {
                 belongs(Some(key), None, above).map_err(|fault| fault.at(page))?;
             }
-            each(Entry {
-                key: &self.last_key,
-                bucket: element.bucket,
-                page,
-                value_size: u64::from(element.value),
-                at,
-                page_end,
-                window: &mut self.window,
-            })?;
+            let value_size = u64::from(element.value);
+            each(Entry { key: &self.last_key, bucket: element.bucket, page, value_size, at, window: &mut self.window })?;
         }
         if extent.header.count > 0 {
             belongs(None, Some(&self.last_key), above).map_err(|fault| fault.at(page))?;
