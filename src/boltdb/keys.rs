@@ -33,8 +33,9 @@ const FREE: Fingerprint = Fingerprint { high: 0, low: 0 };
 
 impl From<DefaultHasher> for Fingerprint {
     fn from(hasher: DefaultHasher) -> Self {
-        let [a, b, c, d, e, f, g, h] = hasher.finish().max(1).to_be_bytes();
-        Self { high: u32::from_be_bytes([a, b, c, d]), low: u32::from_be_bytes([e, f, g, h]) }
+        let hash = hasher.finish().max(1);
+        let half = |half: u64| u32::try_from(half & u64::from(u32::MAX)).unwrap_or(0);
+        Self { high: half(hash >> 32), low: half(hash) }
     }
 }
 
@@ -101,7 +102,7 @@ impl Shard {
     }
 
     fn home(&self, fingerprint: Fingerprint) -> usize {
-        usize::try_from(u64::from(fingerprint.high) * self.homes() as u64 >> 32).unwrap_or(0)
+        usize::try_from((u64::from(fingerprint.high) * self.homes() as u64) >> 32).unwrap_or(0)
     }
 
     fn number(&mut self, fingerprint: Fingerprint) -> &mut u32 {
@@ -189,7 +190,7 @@ mod tests {
             let (mut keys, mut map) = (Keys::new(), HashMap::new());
             for (key, number) in pairs {
                 // All in one shard, in a few clusters, up to its end.
-                let fingerprint = Fingerprint { high: key / 50 << 26, low: 64 * (1 + key) };
+                let fingerprint = Fingerprint { high: (key / 50) << 26, low: 64 * (1 + key) };
                 let before = std::mem::replace(keys.number(fingerprint), number);
                 prop_assert_eq!(before, map.insert(key, number).unwrap_or(NEW));
             }

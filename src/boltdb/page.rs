@@ -37,13 +37,9 @@ pub struct Header {
 impl Header {
     /// Takes a header apart.
     pub fn parse(bytes: &[u8; 16]) -> Self {
-        let [a, b, c, d, e, f, g, h, flags @ .., i, j, k, l, m, n] = *bytes;
-        Self {
-            id: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
-            flags: u16::from_le_bytes(flags),
-            count: u16::from_le_bytes([i, j]),
-            overflow: u32::from_le_bytes([k, l, m, n]),
-        }
+        let [low, high, kind, overflow] = words(bytes);
+        let [flags, count] = [kind & 0xFFFF, kind >> 16].map(|half| u16::try_from(half).unwrap_or(0));
+        Self { id: join(low, high), flags, count, overflow }
     }
 }
 
@@ -106,7 +102,7 @@ impl Layout {
     pub fn branch(&mut self, bytes: &[u8; 16]) -> Result<BranchElement, Fault> {
         let [position, key, low, high] = words(bytes);
         let (at, key) = self.place(position, key, 0)?;
-        Ok(BranchElement { at, key, child: u64::from(high) << 32 | u64::from(low) })
+        Ok(BranchElement { at, key, child: join(low, high) })
     }
 
     /// `position` counts from the element itself.
@@ -129,6 +125,10 @@ impl Layout {
 }
 
 fn words(bytes: &[u8; 16]) -> [u32; 4] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *bytes;
-    [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_le_bytes)
+    let all = u128::from_le_bytes(*bytes);
+    [0, 32, 64, 96].map(|shift| u32::try_from(all >> shift & u128::from(u32::MAX)).unwrap_or(0))
+}
+
+fn join(low: u32, high: u32) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
 }

@@ -97,123 +97,130 @@ impl Pages {
 
 type Damage = (&'static str, fn(&mut Pages));
 
+const META: &[Damage] = &[
+    ("first meta page does not begin with bbolt's magic number", |db| db.meta::<4>(16, 7)),
+    ("second meta page has format version 3, known is 2", |db| db.meta::<4>(20, 3)),
+    ("meta page has an impossible page size of 1000 bytes", |db| db.meta::<4>(24, 1000)),
+    ("meta page has an impossible page size of 256 bytes", |db| db.meta::<4>(24, 256)),
+    ("first meta page does not match its checksum, its second meta page does not", |db| {
+        let size = db.size;
+        db.bytes[30] ^= 1;
+        db.bytes[size + 30] ^= 1;
+    }),
+    ("first meta page has the header of another page", |db| {
+        let size = db.size;
+        db.set::<8>(0, 9);
+        db.set::<8>(size, 9);
+    }),
+    ("says that the database has 1000 pages of 1024 bytes, but it has only 76800 bytes", |db| db.meta::<8>(56, 1000)),
+    ("but it has only 75776 bytes", |db| db.bytes.truncate(75776)),
+    ("has 18446744073709551615 pages of 1024 bytes, but", |db| db.meta::<8>(56, u64::MAX)),
+    ("page 0 is referred to, but data is on pages 2 to 74 only", |db| db.meta::<8>(32, 0)),
+    ("page 75 is referred to, but", |db| db.meta::<8>(32, 75)),
+];
+
+const PAGES: &[Damage] = &[
+    ("has the header of page 3000", |db| db.set::<8>(db.leaf(), 3000)),
+    ("has flags 0x0010, which no page at its place has", |db| db.set::<2>(db.leaf() + 8, 0x10)),
+    ("has flags 0x0003, which", |db| db.set::<2>(db.leaf() + 8, 3)),
+    ("goes on for 4294967295 pages, beyond the last page", |db| db.set::<4>(db.leaf() + 12, u64::from(u32::MAX))),
+    ("is referred to twice", |db| db.set::<8>(db.branch() + 32 + 8, db.number::<8>(db.branch() + 16 + 8))),
+    ("is referred to twice", |db| db.set::<8>(db.branch() + 32 + 8, db.number::<8>(db.branch()))),
+    ("is referred to twice", |db| db.set::<4>(db.leaf() + 12, 1)),
+    ("is a branch without children", |db| db.set::<2>(db.branch() + 10, 0)),
+    ("has no room for its 65535 elements", |db| db.set::<2>(db.leaf() + 10, 65535)),
+    ("has an element 1 whose key has 0 bytes", |db| db.set::<4>(db.leaf() + 32 + 8, 0)),
+    ("has an element 0 whose key has 32769 bytes", |db| db.set::<4>(db.leaf() + 16 + 8, 32769)),
+    ("has an element 0 whose value has 4294967295 bytes", |db| db.set::<4>(db.leaf() + 16 + 12, u64::from(u32::MAX))),
+    ("has an element 0 that reaches beyond its end", |db| db.set::<4>(db.leaf() + 16 + 12, 1024)),
+    ("has an element 0 that reaches beyond its end", |db| db.set::<4>(db.leaf() + 16 + 4, u64::from(u32::MAX))),
+    ("has an element 1 that lies over another one", |db| db.set::<4>(db.leaf() + 32 + 4, 16)),
+    ("has an element 0 with unknown flags 0x2", |db| db.set::<4>(db.leaf() + 16, 2)),
+    ("has keys that do not ascend", |db| {
+        let (first, second) = (db.data(db.leaf(), 0), db.data(db.leaf(), 1));
+        db.bytes.copy_within(second..second + 17, first);
+    }),
+    ("has keys that do not ascend", |db| {
+        let branch = db.branch();
+        let first = branch + 16 + usize::try_from(db.number::<4>(branch + 16)).unwrap();
+        db.bytes.copy_within(first + 17..first + 34, first);
+    }),
+    ("has keys that do not belong below its branch", |db| {
+        let leaf = db.leaf();
+        let first = db.data(leaf, 0);
+        db.bytes[first..first + 17].copy_from_slice(b"\0\0\0\0\0\0\0\0_\0\0\0\0\0\0\0\0");
+    }),
+    ("has keys that do not belong below its branch", |db| {
+        let leaf = db.leaf();
+        let last = usize::try_from(db.number::<2>(leaf + 10)).unwrap() - 1;
+        let last = db.data(leaf, last);
+        db.bytes[last] = 0x7F;
+    }),
+];
+
+const BUCKETS: &[Damage] = &[
+    ("has a bucket that is not laid out as one", |db| {
+        let inline = db.position(b"inline") + 6;
+        db.set::<8>(inline + 16, 5);
+    }),
+    ("has a bucket that is not laid out as one", |db| {
+        let element = db.element_of(b"inline");
+        db.set::<4>(element + 12, 31);
+    }),
+    ("has a bucket that is not laid out as one", |db| {
+        let element = db.element_of(b"inline");
+        db.set::<4>(element + 12, 15);
+    }),
+    ("has a bucket that is not laid out as one", |db| {
+        let inner = db.position(b"inline") + 6 + 16;
+        db.set::<4>(inner + 16, 1);
+    }),
+    ("has a key among the buckets that is no bucket", |db| db.set::<4>(db.root() + 16, 0)),
+    ("has flags 0x0010, which", |db| db.meta::<8>(32, db.number::<8>(db.freelist()))),
+    ("has flags 0x0002, which", |db| db.set::<2>(db.freelist() + 8, 2)),
+    ("is a list of 18446744073709551615 free pages that does not fit into it", |db| {
+        let freelist = db.freelist();
+        db.set::<2>(freelist + 10, 0xFFFF);
+        db.set::<8>(freelist + 16, u64::MAX);
+    }),
+    ("free pages that does not fit into it", |db| db.set::<2>(db.freelist() + 10, 127)),
+    ("is neither used nor free", |db| {
+        let freelist = db.freelist();
+        let free = db.number::<2>(freelist + 10);
+        assert!(free > 1);
+        db.set::<2>(freelist + 10, free - 1);
+    }),
+    ("is referred to twice", |db| db.set::<8>(db.freelist() + 16, db.number::<8>(db.freelist() + 24))),
+    ("page 1 is referred to, but", |db| db.set::<8>(db.freelist() + 16, 1)),
+    ("has a key of 17 bytes in bucket \"key\" that is no revision", |db| {
+        let second = db.data(db.leaf(), 1);
+        db.bytes[second + 8] = b'a';
+    }),
+    ("has a value in bucket \"key\" that is not encoded", |db| {
+        let value = db.data(db.leaf(), 0) + 17;
+        db.bytes[value + 1] = 0x7F;
+    }),
+    ("has a value in bucket \"key\" that is not encoded", |db| {
+        let value = db.data(db.leaf(), 0) + 17;
+        db.bytes[value] = 0x0B;
+    }),
+    ("has a number in bucket \"meta\" that is not encoded as one", |db| {
+        let element = db.element_of(b"term");
+        db.set::<4>(element + 12, 7);
+    }),
+    ("has a number in bucket \"meta\" that is not encoded as one", |db| {
+        let element = db.element_of(b"scheduledCompactRev");
+        db.set::<4>(element + 12, 16);
+    }),
+    ("has a key in bucket \"members\" that is no member id", |db| {
+        let at = db.position(b"8e9e05c52164694d");
+        db.bytes[at] = b'g';
+    }),
+];
+
 #[test]
 fn whatever_is_wrong_is_said_in_a_sentence() {
-    let all: &[Damage] = &[
-        ("first meta page does not begin with bbolt's magic number", |db| db.meta::<4>(16, 7)),
-        ("second meta page has format version 3, known is 2", |db| db.meta::<4>(20, 3)),
-        ("meta page has an impossible page size of 1000 bytes", |db| db.meta::<4>(24, 1000)),
-        ("meta page has an impossible page size of 256 bytes", |db| db.meta::<4>(24, 256)),
-        ("first meta page does not match its checksum, its second meta page does not", |db| {
-            let size = db.size;
-            db.bytes[30] ^= 1;
-            db.bytes[size + 30] ^= 1;
-        }),
-        ("first meta page has the header of another page", |db| {
-            let size = db.size;
-            db.set::<8>(0, 9);
-            db.set::<8>(size, 9);
-        }),
-        ("says that the database has 1000 pages of 1024 bytes, but it has only 76800 bytes", |db| db.meta::<8>(56, 1000)),
-        ("but it has only 75776 bytes", |db| db.bytes.truncate(75776)),
-        ("has 18446744073709551615 pages of 1024 bytes, but", |db| db.meta::<8>(56, u64::MAX)),
-        ("page 0 is referred to, but data is on pages 2 to 74 only", |db| db.meta::<8>(32, 0)),
-        ("page 75 is referred to, but", |db| db.meta::<8>(32, 75)),
-        ("has the header of page 3000", |db| db.set::<8>(db.leaf(), 3000)),
-        ("has flags 0x0010, which no page at its place has", |db| db.set::<2>(db.leaf() + 8, 0x10)),
-        ("has flags 0x0003, which", |db| db.set::<2>(db.leaf() + 8, 3)),
-        ("goes on for 4294967295 pages, beyond the last page", |db| db.set::<4>(db.leaf() + 12, u64::from(u32::MAX))),
-        ("is referred to twice", |db| db.set::<8>(db.branch() + 32 + 8, db.number::<8>(db.branch() + 16 + 8))),
-        ("is referred to twice", |db| db.set::<8>(db.branch() + 32 + 8, db.number::<8>(db.branch()))),
-        ("is referred to twice", |db| db.set::<4>(db.leaf() + 12, 1)),
-        ("is a branch without children", |db| db.set::<2>(db.branch() + 10, 0)),
-        ("has no room for its 65535 elements", |db| db.set::<2>(db.leaf() + 10, 65535)),
-        ("has an element 1 whose key has 0 bytes", |db| db.set::<4>(db.leaf() + 32 + 8, 0)),
-        ("has an element 0 whose key has 32769 bytes", |db| db.set::<4>(db.leaf() + 16 + 8, 32769)),
-        ("has an element 0 whose value has 4294967295 bytes", |db| db.set::<4>(db.leaf() + 16 + 12, u64::from(u32::MAX))),
-        ("has an element 0 that reaches beyond its end", |db| db.set::<4>(db.leaf() + 16 + 12, 1024)),
-        ("has an element 0 that reaches beyond its end", |db| db.set::<4>(db.leaf() + 16 + 4, u64::from(u32::MAX))),
-        ("has an element 1 that lies over another one", |db| db.set::<4>(db.leaf() + 32 + 4, 16)),
-        ("has an element 0 with unknown flags 0x2", |db| db.set::<4>(db.leaf() + 16, 2)),
-        ("has keys that do not ascend", |db| {
-            let (first, second) = (db.data(db.leaf(), 0), db.data(db.leaf(), 1));
-            db.bytes.copy_within(second..second + 17, first);
-        }),
-        ("has keys that do not ascend", |db| {
-            let branch = db.branch();
-            let first = branch + 16 + usize::try_from(db.number::<4>(branch + 16)).unwrap();
-            db.bytes.copy_within(first + 17..first + 34, first);
-        }),
-        ("has keys that do not belong below its branch", |db| {
-            let leaf = db.leaf();
-            let first = db.data(leaf, 0);
-            db.bytes[first..first + 17].copy_from_slice(b"\0\0\0\0\0\0\0\0_\0\0\0\0\0\0\0\0");
-        }),
-        ("has keys that do not belong below its branch", |db| {
-            let leaf = db.leaf();
-            let last = usize::try_from(db.number::<2>(leaf + 10)).unwrap() - 1;
-            let last = db.data(leaf, last);
-            db.bytes[last] = 0x7F;
-        }),
-        ("has a bucket that is not laid out as one", |db| {
-            let inline = db.position(b"inline") + 6;
-            db.set::<8>(inline + 16, 5);
-        }),
-        ("has a bucket that is not laid out as one", |db| {
-            let element = db.element_of(b"inline");
-            db.set::<4>(element + 12, 31);
-        }),
-        ("has a bucket that is not laid out as one", |db| {
-            let element = db.element_of(b"inline");
-            db.set::<4>(element + 12, 15);
-        }),
-        ("has a bucket that is not laid out as one", |db| {
-            let inner = db.position(b"inline") + 6 + 16;
-            db.set::<4>(inner + 16, 1);
-        }),
-        ("has a key among the buckets that is no bucket", |db| db.set::<4>(db.root() + 16, 0)),
-        ("has flags 0x0010, which", |db| db.meta::<8>(32, db.number::<8>(db.freelist()))),
-        ("has flags 0x0002, which", |db| db.set::<2>(db.freelist() + 8, 2)),
-        ("is a list of 18446744073709551615 free pages that does not fit into it", |db| {
-            let freelist = db.freelist();
-            db.set::<2>(freelist + 10, 0xFFFF);
-            db.set::<8>(freelist + 16, u64::MAX);
-        }),
-        ("free pages that does not fit into it", |db| db.set::<2>(db.freelist() + 10, 127)),
-        ("is neither used nor free", |db| {
-            let freelist = db.freelist();
-            let free = db.number::<2>(freelist + 10);
-            assert!(free > 1);
-            db.set::<2>(freelist + 10, free - 1);
-        }),
-        ("is referred to twice", |db| db.set::<8>(db.freelist() + 16, db.number::<8>(db.freelist() + 24))),
-        ("page 1 is referred to, but", |db| db.set::<8>(db.freelist() + 16, 1)),
-        ("has a key of 17 bytes in bucket \"key\" that is no revision", |db| {
-            let second = db.data(db.leaf(), 1);
-            db.bytes[second + 8] = b'a';
-        }),
-        ("has a value in bucket \"key\" that is not encoded", |db| {
-            let value = db.data(db.leaf(), 0) + 17;
-            db.bytes[value + 1] = 0x7F;
-        }),
-        ("has a value in bucket \"key\" that is not encoded", |db| {
-            let value = db.data(db.leaf(), 0) + 17;
-            db.bytes[value] = 0x0B;
-        }),
-        ("has a number in bucket \"meta\" that is not encoded as one", |db| {
-            let element = db.element_of(b"term");
-            db.set::<4>(element + 12, 7);
-        }),
-        ("has a number in bucket \"meta\" that is not encoded as one", |db| {
-            let element = db.element_of(b"scheduledCompactRev");
-            db.set::<4>(element + 12, 16);
-        }),
-        ("has a key in bucket \"members\" that is no member id", |db| {
-            let at = db.position(b"8e9e05c52164694d");
-            db.bytes[at] = b'g';
-        }),
-    ];
-    for (sentence, damage) in all {
+    for (sentence, damage) in [META, PAGES, BUCKETS].concat() {
         let mut db = Pages::new();
         damage(&mut db);
         match read(&db.bytes) {
