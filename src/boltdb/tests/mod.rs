@@ -22,7 +22,7 @@ fn read(bytes: &[u8]) -> Result<Facts, Error> {
     inspect(bytes, bytes.len() as u64)
 }
 
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "empty",
     "one-key",
     "compacted",
@@ -32,6 +32,7 @@ const NAMES: [&str; 10] = [
     "big-values",
     "defragmented",
     "compaction-under-way",
+    "nothing-lives-compaction-under-way",
     "buckets-in-buckets",
 ];
 
@@ -48,6 +49,7 @@ fn every_number_is_the_one_that_etcds_own_tools_print() {
         (2_871_931_848, 6, 12, 4, 1_339_392, 2_214_197_156, 6, -1),
         (1_544_924_009, 41, 4009, 4000, 274_432, 3_212_352_367, 41, 41),
         (385_426_436, 302, 209, 40, 49152, 2_714_081_857, 302, 281),
+        (2_106_085_879, 152, 208, 0, 45056, 78_777_138, 152, 152),
         (101_391_631, 200, 212, 7, 76800, 184_670_291, 200, 6),
     ];
     for (name, printed) in NAMES.iter().zip(printed) {
