@@ -3,6 +3,7 @@
 //! In the order in which data flows: [`snapshot`] says what a snapshot is, [`record`] how Kubernetes shows it, and
 //! `decide` what is to be done; `storage`, [`etcd`] and `kubernetes` are the edges, and `controller` is the loop through them.
 
+pub mod boltdb;
 pub mod cli;
 pub mod config;
 pub mod controller;

@@ -3,6 +3,7 @@
 
 mod agents;
 mod api_away;
+mod boltdb;
 mod bucket;
 mod bucket_faults;
 mod common;
