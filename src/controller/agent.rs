@@ -98,6 +98,7 @@ pub async fn agent(settings: RunSettings, stop: CancellationToken) -> Result<(),
     let beating = beats(
         shared.settings.interval,
         || {
+            verifier.again();
             let parts = (local.beat(), with_bucket.then(|| remote.beat()));
             let wakes = [local.clone(), remote.clone()];
             tokio::spawn(beat(shared.clone(), parts, wakes));
