@@ -30,7 +30,7 @@ use crate::storage::local::{Directory, LocalError};
 const GRACE: Duration = Duration::from_secs(10);
 /// How long the last things may take after that: Leases given back, Events told.
 const LAST_THINGS: Duration = Duration::from_secs(5);
-/// No request takes longer than this by default; a loop that shows no progress for longer is stuck.
+/// No request takes longer than this unless etcd-s3-timeout says so; a loop that shows no progress for longer is stuck.
 const LONGEST_REQUEST: Duration = Duration::from_mins(5);
 
 /// Why an agent cannot start. Everything else is waited out.
