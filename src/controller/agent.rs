@@ -1,9 +1,11 @@
 //! One agent: its parts put together, started, and stopped in the order that leaves nothing half done.
 
+use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -53,7 +55,12 @@ pub async fn agent(settings: RunSettings, stop: CancellationToken) -> Result<(),
     let metrics = Arc::new(Metrics::new(settings.metrics_prefix.as_deref()));
     let listener = http::listen(settings.http_listen).await?;
     let client = client(&Source::infer(|name| std::env::var_os(name))?, settings.namespace.as_deref()).await?;
-    let directory = Directory::open(settings.snapshot_dir.clone(), settings.node.clone())?;
+    // A dead disk may hold it for ever; who is told to stop does not wait for that.
+    let (path, node) = (settings.snapshot_dir.clone(), settings.node.clone());
+    let directory = tokio::select! {
+        opened = spawn_blocking(move || Directory::open(path, node)) => opened.unwrap_or_else(|panic| resume_unwind(panic.into_panic()))?,
+        () = stop.cancelled() => return Ok(()),
+    };
 
     let (local, remote) = (Arc::new(Wake::default()), Arc::new(Wake::default()));
     let (of_local, of_remote, node) = (local.clone(), remote.clone(), settings.node.clone());
