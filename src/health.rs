@@ -76,14 +76,19 @@ pub struct Answer {
 /// The one state. Every method is short and none waits.
 #[derive(Debug)]
 pub struct Health {
-    limits: Limits,
+    interval: Duration,
     state: Mutex<State>,
 }
 
 impl Health {
     /// `mode` is told to people, `interval` is the reconcile interval, `longest_request` the longest that one request may take by its own timeout.
     pub fn new(mode: Mode, interval: Duration, longest_request: Duration) -> Self {
-        Self { limits: Limits::new(interval, longest_request), state: Mutex::new(State { mode, ..State::default() }) }
+        Self { interval, state: Mutex::new(State { mode, longest_request, ..State::default() }) }
+    }
+
+    /// A request may take this long by its own timeout: a loop that waits for it is not stuck.
+    pub fn allow(&self, longest_request: Duration) {
+        self.tell(|state| state.longest_request = state.longest_request.max(longest_request));
     }
 
     /// The directory was listed completely.
@@ -146,7 +151,8 @@ impl Health {
     /// What `/healthz` says.
     pub fn healthy(&self) -> Answer {
         let now = Instant::now();
-        self.state().liveness(now, &self.limits)
+        let state = self.state();
+        state.liveness(now, &Limits::new(self.interval, state.longest_request))
     }
 
     fn tell(&self, change: impl FnOnce(&mut State)) {
@@ -203,6 +209,7 @@ struct State {
     ready: bool,
     ill: BTreeMap<Part, String>,
     mode: Mode,
+    longest_request: Duration,
     k3s_at_work: BTreeMap<Loop, Timestamp>,
     replaced: Option<String>,
     /// What each loop does, and since when without a sign of life.
@@ -415,5 +422,9 @@ mod tests {
         assert_eq!((limits.pass, limits.rest), (2 * HOUR, 26 * HOUR));
         let limits = Limits::new(Duration::MAX, Duration::MAX);
         assert_eq!((limits.pass, limits.rest), (Duration::MAX, Duration::MAX));
+        let health = health();
+        health.allow(HOUR);
+        health.allow(MINUTE);
+        assert_eq!(health.state().longest_request, HOUR, "as long as the slowest that was ever set");
     }
 }

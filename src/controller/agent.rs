@@ -1,9 +1,11 @@
 //! One agent: its parts put together, started, and stopped in the order that leaves nothing half done.
 
+use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,7 +33,7 @@ const GRACE: Duration = Duration::from_secs(8);
 /// How long each of the last things may take after that: Leases given back and readers ended, then Events told.
 const LAST_THINGS: Duration = Duration::from_secs(5);
 const _: () = assert!(GRACE.as_secs() + 2 * LAST_THINGS.as_secs() < 20, "the end is promised within 20 s");
-/// No request takes longer than this by default; a loop that shows no progress for longer is stuck.
+/// No request takes longer than this unless etcd-s3-timeout says so; a loop that shows no progress for longer is stuck.
 const LONGEST_REQUEST: Duration = Duration::from_mins(5);
 
 /// Why an agent cannot start. Everything else is waited out.
@@ -54,7 +56,12 @@ pub async fn agent(settings: RunSettings, stop: CancellationToken) -> Result<(),
     let metrics = Arc::new(Metrics::new(settings.metrics_prefix.as_deref()));
     let listener = http::listen(settings.http_listen).await?;
     let client = client(&Source::infer(|name| std::env::var_os(name))?, settings.namespace.as_deref()).await?;
-    let directory = Directory::open(settings.snapshot_dir.clone(), settings.node.clone())?;
+    // A dead disk may hold it for ever; who is told to stop does not wait for that.
+    let (path, node) = (settings.snapshot_dir.clone(), settings.node.clone());
+    let directory = tokio::select! {
+        opened = spawn_blocking(move || Directory::open(path, node)) => opened.unwrap_or_else(|panic| resume_unwind(panic.into_panic()))?,
+        () = stop.cancelled() => return Ok(()),
+    };
 
     let (local, remote) = (Arc::new(Wake::default()), Arc::new(Wake::default()));
     let (of_local, of_remote, node) = (local.clone(), remote.clone(), settings.node.clone());
@@ -99,6 +106,7 @@ pub async fn agent(settings: RunSettings, stop: CancellationToken) -> Result<(),
     let beating = beats(
         shared.settings.interval,
         || {
+            verifier.again();
             let parts = (local.beat(), with_bucket.then(|| remote.beat()));
             let wakes = [local.clone(), remote.clone()];
             tokio::spawn(beat(shared.clone(), parts, wakes));

@@ -67,6 +67,7 @@ impl BucketLoop {
             self.shared.health.stands_down(Loop::Bucket);
             self.shared.health.ill(Part::Bucket, None);
             self.shared.health.ill(Part::BucketRecords, None);
+            self.shared.health.k3s_at_work(Loop::Bucket, None);
             return None;
         }
         self.shared.metrics.leads(metrics::Leadership::Leader);
@@ -198,6 +199,7 @@ impl BucketLoop {
             return Ok(());
         }
         self.bucket = None;
+        self.shared.health.allow(access.timeout);
         let (metrics, health) = (self.shared.metrics.clone(), self.shared.health.clone());
         let observer: crate::storage::s3::Observer = Arc::new(move |operation, outcome| {
             metrics.requested(S3Operation::named(operation), S3Outcome::named(outcome));

@@ -7,16 +7,20 @@ use jiff::SignedDuration;
 use super::outcome::Outcome;
 use super::pass::loop_of;
 use super::shared::Shared;
+use super::verify;
 use super::voice::Turn;
-use crate::decide::{Action, Checked, Observed, Reason, Step};
+use crate::decide::{Action, Checked, Mode, Observed, Reason, Step};
 use crate::health::Part;
 use crate::kubernetes::events::{Event, Kind, Regarding, reason};
 use crate::metrics::{self, Census};
-use crate::record::RecordName;
-use crate::snapshot::{Failure, Inventory, Storage, Verdict};
+use crate::record::{Record, RecordName};
+use crate::snapshot::{Failure, FileName, Inventory, Storage, Verdict};
 
 /// A snapshot older than this is no news when its record is created: it was only found again.
 const NEWS: SignedDuration = SignedDuration::from_hours(1);
+
+/// What is said when a pass may write nothing for want of knowledge.
+const K3S_UNKNOWN: &str = "nothing is written, since nobody could say whether K3s is at work: its mark on the Nodes could not be read";
 
 /// Tells everybody. True when nothing failed.
 pub fn report(seen: &Observed, failures: &[Failure], plan: &Checked, outcomes: &[Outcome], shared: &Shared) -> bool {
@@ -41,12 +45,13 @@ pub fn report(seen: &Observed, failures: &[Failure], plan: &Checked, outcomes: &
     }
     let of_storage = storage(seen, failures, shared);
     let of_records = records(seen, steps().filter_map(|(_, outcome)| failure(outcome)), shared);
+    let given_up = steps().any(|(step, outcome)| *outcome == Outcome::Abandoned && !matches!(step.action, Action::Verify(_)));
     holdings(seen, shared);
     let (planned, done) = (outcomes.len(), steps().filter(|(_, outcome)| **outcome == Outcome::Done).count());
     if planned > 0 {
         tracing::debug!(storage = %seen.storage, files = seen.inventory.seen().len(), planned, done, "the pass has ended");
     }
-    of_storage && of_records
+    of_storage && of_records && !given_up
 }
 
 fn failure(outcome: &Outcome) -> Option<&Failure> {
@@ -84,13 +89,19 @@ fn storage(seen: &Observed, failures: &[Failure], shared: &Shared) -> bool {
     }
     if part == Part::Directory && listing.is_none() {
         shared.health.directory_listed();
+        let is_there = |name: &str| FileName::new(name).is_ok_and(|name| seen.inventory.seen().contains_key(&name));
+        shared.voice.forget(|about| about.strip_prefix(verify::ABOUT).is_some_and(|name| !is_there(name)));
     }
     listing.is_none() && failures.is_empty()
 }
 
 /// How it stands with the records of this storage.
 fn records<'a>(seen: &Observed, mut failed: impl Iterator<Item = &'a Failure>, shared: &Shared) -> bool {
-    let unknown = seen.records.is_none().then(|| shared.records_failure());
+    let unknown = match (&seen.records, seen.k3s_at_work) {
+        (None, _) => Some(shared.records_failure()),
+        (Some(_), None) if shared.policy.mode == Mode::Manage => Some(Failure::new("k3s_unknown", K3S_UNKNOWN)),
+        _ => None,
+    };
     let first = unknown.as_ref().or_else(|| failed.next());
     shared.voice.hear(&format!("keeping the records of the {}", seen.storage), first);
     let part = match seen.storage {
@@ -120,13 +131,14 @@ fn news(step: &Step, seen: &Observed, shared: &Shared) {
         Action::Write(wanted) => {
             let spec = &wanted.object.spec;
             let (name, node) = (&spec.snapshot_name, &spec.node_name);
-            let Some(file) = seen.inventory.seen().values().find(|file| file.name.as_str() == name) else { return };
+            let Some(file) = FileName::new(name).ok().and_then(|name| seen.inventory.seen().get(&name)) else { return };
             let regarding = || shared.regarding(&wanted.name());
             if step.reason == Reason::New && shared.now().duration_since(file.modified) < NEWS {
                 shared.tell(regarding(), Kind::Normal, reason::CREATED, format!("Snapshot {name} saved on {node}"));
             }
-            if let Some(Verdict::Damaged(why)) = file.known.as_ref().map(|known| &known.verdict)
+            if let Some(verdict @ Verdict::Damaged(why)) = file.known.as_ref().map(|known| &known.verdict)
                 && step.reason != Reason::Edited
+                && !seen.records.iter().flatten().any(|before| before.name == wanted.name() && says(before, verdict))
             {
                 shared.tell(regarding(), Kind::Warning, reason::DAMAGED, format!("Snapshot {name} on {node} is damaged: {why}"));
             }
@@ -137,6 +149,11 @@ fn news(step: &Step, seen: &Observed, shared: &Shared) {
         }
         Action::Forget(..) | Action::Verify(_) => {}
     }
+}
+
+/// Whether the record told of this verdict before, whatever else has changed in it.
+fn says(record: &Record, verdict: &Verdict) -> bool {
+    record.known.as_ref().is_some_and(|known| known.verdict == *verdict)
 }
 
 impl Shared {

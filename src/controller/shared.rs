@@ -87,6 +87,11 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
+    /// What passes go by. That K3s was at work once more is not in it: such a pass would have nothing to do.
+    pub fn for_passes(&self) -> impl PartialEq {
+        (self.asked, self.cluster.clone(), self.has_node_object, self.k3s_here.is_some())
+    }
+
     /// Until when K3s counts as at work on this node's directory, going by what it last did.
     pub fn k3s_here_until(&self, interval: Duration) -> Option<Timestamp> {
         self.k3s_here.flatten().map(|last| at_work_until(last, interval))

@@ -15,7 +15,7 @@ use crate::snapshot::Failure;
 /// How long a pass waits at most for the API server to be heard of at all.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
-/// For each beat. Wakes the loops when something is not what it was. True when everything could be seen.
+/// For each beat. Wakes the loops when something that they go by is not what it was. True when everything could be seen.
 pub async fn look(shared: &Shared, wakes: &[Arc<Wake>; 2]) -> bool {
     let (travelled, cluster, own) =
         tokio::join!(shared.cache.check(), cluster_id(&shared.client), node(&shared.client, &shared.settings.node));
@@ -36,7 +36,7 @@ pub async fn look(shared: &Shared, wakes: &[Arc<Wake>; 2]) -> bool {
             around.k3s_here = Some(own.and_then(|node| node.k3s_at));
         }
         around.asked = true;
-        *around != before
+        around.for_passes() != before.for_passes()
     };
     shared.heard.notify_waiters();
     if turned {
@@ -52,9 +52,8 @@ pub async fn look(shared: &Shared, wakes: &[Arc<Wake>; 2]) -> bool {
 pub async fn look_for_k3s(shared: &Shared) {
     let seen = nodes(&shared.client).await;
     shared.voice.hear("looking for K3s on all nodes", seen.as_ref().err().map(Error::failure).as_ref());
-    if let Ok(seen) = seen {
-        shared.around().k3s_anywhere = Some(seen.iter().filter_map(|node| node.k3s_at).max());
-    }
+    // What was seen earlier is no answer: K3s may have begun since.
+    shared.around().k3s_anywhere = seen.ok().map(|seen| seen.iter().filter_map(|node| node.k3s_at).max());
 }
 
 /// Waits, for a moment, until the records are known and our Node was asked for, or until it is known why not: at the start,

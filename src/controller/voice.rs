@@ -37,6 +37,11 @@ impl Voice {
         turn
     }
 
+    /// Forgets, without a word, what is not there any more and can neither fail nor recover.
+    pub fn forget(&self, is_gone: impl Fn(&str) -> bool) {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).retain(|about, _| !is_gone(about));
+    }
+
     fn turn(&self, about: &str, failure: Option<&Failure>) -> Turn {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         match failure {
@@ -62,5 +67,14 @@ mod tests {
         let turns = [Some(&denied), Some(&denied), Some(&away), Some(&away), None, None].map(|failure| voice.hear("s3", failure));
         assert_eq!(turns, [Turn::Begun, Turn::Same, Turn::Begun, Turn::Same, Turn::Ended, Turn::Quiet]);
         assert_eq!(voice.hear("local", None), Turn::Quiet);
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten() {
+        let voice = Voice::default();
+        let denied = Failure::new("denied", "403");
+        ["file a", "file b"].iter().for_each(|about| _ = voice.hear(about, Some(&denied)));
+        voice.forget(|about| about == "file a");
+        assert_eq!(["file a", "file b"].map(|about| voice.hear(about, None)), [Turn::Quiet, Turn::Ended]);
     }
 }

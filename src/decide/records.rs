@@ -85,10 +85,13 @@ fn write(wanted: Wanted, record: Option<&Arc<Record>>, seen: &Observed) -> Optio
 fn forget(record: &Arc<Record>, recorded_as: &BTreeMap<&FileName, RecordName>, seen: &Observed, now: Timestamp) -> Option<Step> {
     let step = |proof, reason| Some(Step::new(Action::Forget(record.clone(), proof), reason));
     let listed = record.file.as_ref().filter(|file| seen.inventory.seen().contains_key(*file));
+    let is_complete = matches!(seen.inventory, Inventory::Complete(_));
     match (&record.file, listed) {
         _ if record.is_failure() && listed.is_none() => {
             let since = record.error_at.unwrap_or(now);
-            if now.duration_since(since) >= FAILURES_STAY { step(Proof::None, Reason::FailureExpired) } else { None }
+            // Where not everything was seen, a file may stand behind it.
+            let expired = is_complete && now.duration_since(since) >= FAILURES_STAY;
+            if expired { step(Proof::None, Reason::FailureExpired) } else { None }
         }
         (None, _) => step(Proof::None, Reason::NotASnapshot),
         (Some(_), Some(file)) if seen.owners.get(file) == Some(&Owner::AnotherCluster) => step(Proof::None, Reason::AnotherCluster),
@@ -96,7 +99,7 @@ fn forget(record: &Arc<Record>, recorded_as: &BTreeMap<&FileName, RecordName>, s
             Some(name) if *name != record.name => step(Proof::RecordedAs(name.clone()), Reason::Renamed),
             _ => None,
         },
-        (Some(file), None) if matches!(seen.inventory, Inventory::Complete(_)) => step(Proof::Absent(file.clone()), Reason::Gone),
+        (Some(file), None) if is_complete => step(Proof::Absent(file.clone()), Reason::Gone),
         (Some(_), None) => None,
     }
 }
@@ -341,14 +344,17 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_record_stays_a_day_from_its_failure_whatever_is_listed() {
+    fn a_failure_record_stays_a_day_from_its_failure_and_until_it_is_seen_that_nothing_is_behind_it() {
         let mut world = World::new(false, vec![]);
         for (age, gone) in [(0, false), (86_399, false), (86_400, true)] {
             world.records = BTreeMap::from([("f".to_string(), failed("f", "etcd-snapshot-cp1-1", NOW - age))]);
             assert_eq!(world.plan(Mode::Manage).len(), usize::from(gone), "{age}");
         }
-        world.inventory = Inventory::Failed(Failure::new("x", "x"));
         assert_eq!(world.plan(Mode::Manage), ["forget f because failure-expired"]);
+        for inventory in [Inventory::Failed(Failure::new("x", "x")), Inventory::Partial(Listing::new(), Failure::new("x", "x"))] {
+            world.inventory = inventory;
+            assert!(world.plan(Mode::Manage).is_empty());
+        }
     }
 
     #[test]

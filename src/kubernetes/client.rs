@@ -12,9 +12,12 @@ use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder};
+
+use super::error::credentials;
+use crate::snapshot::Failure;
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,8 +29,8 @@ const PROBES: u32 = 3;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The file that KUBECONFIG or the home directory names.
-    #[error("cannot use the kubeconfig")]
-    Kubeconfig(#[source] kube::config::KubeconfigError),
+    #[error("cannot use the kubeconfig: {0}")]
+    Kubeconfig(String),
     /// What a pod is given.
     #[error("cannot use the service account of this pod (is automountServiceAccountToken off?)")]
     InCluster(#[source] kube::config::InClusterError),
@@ -35,8 +38,8 @@ pub enum ClientError {
     #[error("no API server is named: set KUBECONFIG, or run in a pod with a service account")]
     Nothing,
     /// TLS or credentials in them.
-    #[error("cannot make a client from {0}")]
-    Unusable(String, #[source] kube::Error),
+    #[error("cannot make a client from {0}: {1}")]
+    Unusable(String, String),
     /// `proxy-url` in a kubeconfig.
     #[error("the kubeconfig has a proxy-url, which is not supported")]
     Proxy,
@@ -75,11 +78,11 @@ pub async fn client(source: &Source, namespace: Option<&str>) -> Result<Client, 
         Source::Files(paths) => {
             let mut merged = Kubeconfig::default();
             for path in paths {
-                merged = merged.merge(Kubeconfig::read_from(path).map_err(ClientError::Kubeconfig)?).map_err(ClientError::Kubeconfig)?;
+                merged = merged.merge(Kubeconfig::read_from(path).map_err(kubeconfig)?).map_err(kubeconfig)?;
             }
             let config = Config::from_custom_kubeconfig(merged, &KubeConfigOptions::default()).await;
             let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
-            (config.map_err(ClientError::Kubeconfig)?, names.join(":"))
+            (config.map_err(kubeconfig)?, names.join(":"))
         }
     };
     if let Some(namespace) = namespace {
@@ -89,7 +92,21 @@ pub async fn client(source: &Source, namespace: Option<&str>) -> Result<Client, 
         return Err(ClientError::Proxy);
     }
     config.headers.push((USER_AGENT, HeaderValue::from_static(concat!("etcd-snapshot-operator/", env!("CARGO_PKG_VERSION")))));
-    build(&config).map_err(|error| ClientError::Unusable(named, error))
+    build(&config).map_err(|error| match error {
+        kube::Error::Auth(error) => ClientError::Unusable(named, format!("no credentials: {}", credentials(&error))),
+        error => ClientError::Unusable(named, Failure::of("", &error).message),
+    })
+}
+
+/// What is wrong with the file. The parser's own sentence shows the lines around, and a kubeconfig holds tokens and keys.
+fn kubeconfig(error: KubeconfigError) -> ClientError {
+    ClientError::Kubeconfig(match error {
+        KubeconfigError::Parse(error) => {
+            let place = error.location().map(|at| format!(" (line {}, column {})", at.line(), at.column()));
+            format!("it is not YAML of a kubeconfig{}", place.unwrap_or_default())
+        }
+        error => Failure::of("", &error).message,
+    })
 }
 
 fn build(config: &Config) -> Result<Client, kube::Error> {
@@ -159,9 +176,21 @@ mod tests {
             ("{]".into(), "cannot use the kubeconfig"),
         ] {
             let error = client(&write(&text), None).await.err().unwrap();
-            let failure = crate::snapshot::Failure::of("", &error);
+            let failure = Failure::of("", &error);
             assert!(failure.message.contains(sentence), "{failure}");
         }
         assert!(matches!(client(&Source::Files(vec!["/does/not/exist".into()]), None).await, Err(ClientError::Kubeconfig(_))));
+        // Whatever is wrong, what is secret in it is not repeated.
+        let helper = "exec: {apiVersion: client.authentication.k8s.io/v1, command: sh, args: ['-c', 'echo hush; exit 3'], \
+            interactiveMode: Never, env: [{name: KEY, value: hush}]}";
+        for (text, sentence) in [
+            (config("", helper), "no credentials: the helper failed with exit status: 3"),
+            (config("", "token: hush, : ]"), "it is not YAML of a kubeconfig (line 1,"),
+            (config("", "token: [hush]"), "it is not YAML of a kubeconfig (line 1,"),
+        ] {
+            let error = client(&write(&text), None).await.err().unwrap();
+            let failure = Failure::of("", &error);
+            assert!(failure.message.contains(sentence) && !failure.message.contains("hush"), "{failure}");
+        }
     }
 }

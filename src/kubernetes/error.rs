@@ -172,10 +172,10 @@ fn cause(doing: &Doing, status: &Status) -> Cause {
     }
 }
 
-/// The output of a credentials helper may be a credential.
-fn credentials(error: &AuthError) -> String {
+/// The output of a credentials helper may be a credential, and so may its arguments and its environment.
+pub(super) fn credentials(error: &AuthError) -> String {
     match error {
-        AuthError::AuthExecRun { cmd, out } => format!("{cmd} failed with {}", out.status),
+        AuthError::AuthExecRun { out, .. } => format!("the helper failed with {}", out.status),
         AuthError::AuthExecParse(_) | AuthError::ParseTokenKey(_) => "the helper's answer makes no sense".into(),
         error => cut(&error.to_string()),
     }
