@@ -115,8 +115,8 @@ impl BucketLoop {
     }
 
     fn hear(&self, part: Part, failure: Option<&Failure>) {
-        self.shared.health.ill(part, failure.map(ToString::to_string));
         self.shared.voice.hear(&about(part), failure);
+        self.shared.health.ill(part, failure.map(ToString::to_string));
     }
 
     /// The settings in force: the Secret is read again, and what it last said holds while the API server is away.

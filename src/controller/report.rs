@@ -159,8 +159,9 @@ fn says(record: &Record, verdict: &Verdict) -> bool {
 impl Shared {
     /// Says how the listing of a storage stands: in log, health and, when it turns, in an Event on our Node.
     pub fn storage_state(&self, storage: &Storage, part: Part, failure: Option<&Failure>) {
+        let turn = self.voice.hear(&format!("listing the {storage}"), failure);
         self.health.ill(part, failure.map(ToString::to_string));
-        match (self.voice.hear(&format!("listing the {storage}"), failure), failure) {
+        match (turn, failure) {
             (Turn::Begun, Some(failure)) => self.tell(self.our_node(), Kind::Warning, reason::STORAGE_FAILED, failure.to_string()),
             (Turn::Ended, _) => {
                 self.tell(self.our_node(), Kind::Normal, reason::STORAGE_RECOVERED, format!("the {storage} can be listed again"));
