@@ -1,5 +1,10 @@
 //! Several agents: who lists a bucket, and who takes over.
 
+// The values compared are counts and gauges of whole things.
+#![allow(clippy::float_cmp)]
+
+use std::slice;
+
 use anyhow::{Result, ensure};
 use e2e::operator::{Operator, OperatorSetup};
 use e2e::proxy::{Fault, FaultProxy, On};
@@ -65,9 +70,9 @@ async fn of_two_agents_one_lists_and_the_other_takes_over_when_it_ends() -> Resu
     first.site.put_ours(&object, snapshots::tiny(2)).await?;
     let mut leader = first.setup.start().await?;
     leads(&mut leader).await?;
-    all_ready(&mut leader, &first.site, &[a.clone()], &[object.clone()]).await?;
+    all_ready(&mut leader, &first.site, slice::from_ref(&a), slice::from_ref(&object)).await?;
     let mut follower = second.setup.start().await?;
-    all_ready(&mut follower, &second.site, &[b.clone()], &[]).await?;
+    all_ready(&mut follower, &second.site, slice::from_ref(&b), &[]).await?;
     let records = async || -> Result<_> {
         Ok([first.site.local_records().await?, second.site.local_records().await?, first.site.bucket_records().await?]
             .map(|records| versions(&records)))
@@ -110,7 +115,7 @@ async fn a_leader_that_is_killed_is_replaced_and_its_local_records_stay() -> Res
     first.site.place(&local, &snapshots::tiny(0))?;
     first.site.put_ours(&gone, snapshots::tiny(1)).await?;
     let mut leader = first.setup.start().await?;
-    all_ready(&mut leader, &first.site, &[local.clone()], &[gone.clone()]).await?;
+    all_ready(&mut leader, &first.site, slice::from_ref(&local), slice::from_ref(&gone)).await?;
     let mut follower = second.setup.start().await?;
     follower.beats(1).await?;
     leader.kill();
@@ -146,7 +151,10 @@ async fn a_leader_that_slept_over_its_lease_does_nothing_when_it_wakes() -> Resu
     sleeper.resume()?;
     local_beats(&mut sleeper, 3).await?;
     sleeper
-        .until("it to know that it does not lead", async |one| Ok(ensure!(one.metrics().await?.get("etcd_snapshot_leader", &[])? == 0.0)))
+        .until("it to know that it does not lead", async |one| {
+            ensure!(one.metrics().await?.get("etcd_snapshot_leader", &[])? == 0.0);
+            Ok(())
+        })
         .await?;
     first.s3.forget();
     local_beats(&mut sleeper, 2).await?;
@@ -183,7 +191,12 @@ async fn a_delete_that_was_on_its_way_when_its_leader_fell_asleep_deletes_nothin
     other.beats(1).await?;
     let held = first.api.when(On::method("DELETE").path(RECORDS), Fault::Hold);
     first.site.bucket.delete(&first.site.key(&object[0])).await?;
-    sleeper.until("its delete to be on its way", async |_| Ok(ensure!(held.hits() == 1))).await?;
+    sleeper
+        .until("its delete to be on its way", async |_| {
+            ensure!(held.hits() == 1);
+            Ok(())
+        })
+        .await?;
     sleeper.pause()?;
     // It is back, and is another object.
     first.site.put_ours(&object[0], snapshots::tiny(1)).await?;
@@ -212,8 +225,8 @@ async fn agents_with_different_buckets_leave_each_other_alone() -> Result<()> {
     let (mut a, mut b) = (first.setup.start().await?, second.setup.start().await?);
     leads(&mut a).await?;
     leads(&mut b).await?;
-    all_ready(&mut a, &first.site, &[], &[one.clone()]).await?;
-    all_ready(&mut b, &second.site, &[], &[other.clone()]).await?;
+    all_ready(&mut a, &first.site, &[], slice::from_ref(&one)).await?;
+    all_ready(&mut b, &second.site, &[], slice::from_ref(&other)).await?;
     let before = versions(&second.site.bucket_records().await?);
     first.site.bucket.delete(&first.site.key(&one)).await?;
     all_ready(&mut a, &first.site, &[], &[]).await?;
@@ -230,5 +243,9 @@ async fn agents_with_different_buckets_leave_each_other_alone() -> Result<()> {
     leads(&mut moved).await?;
     moved.beats(2).await?;
     ensure!(versions(&second.site.bucket_records().await?) == before);
-    wait::until("the old bucket's Lease to be free", async || Ok(ensure!(held_by(&second.site).await? == held.0))).await
+    wait::until("the old bucket's Lease to be free", async || {
+        ensure!(held_by(&second.site).await? == held.0);
+        Ok(())
+    })
+    .await
 }

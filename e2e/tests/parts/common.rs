@@ -96,7 +96,12 @@ pub fn complained_about(operator: &Operator) -> Vec<String> {
 /// Waits until the log complains like this, in one sentence.
 pub async fn complains(operator: &mut Operator, text: &str) -> Result<()> {
     let what = format!("the log to complain: {text}");
-    operator.until(&what, async |operator| Ok(ensure!(!complaints(operator, text).is_empty(), "not a word of it"))).await
+    operator
+        .until(&what, async |operator| {
+            ensure!(!complaints(operator, text).is_empty(), "not a word of it");
+            Ok(())
+        })
+        .await
 }
 
 /// The value of a series, 0 when it is not there.
@@ -110,7 +115,8 @@ pub async fn rises(operator: &mut Operator, name: &str, labels: &[(&str, &str)],
     operator
         .until(&what, async |operator| {
             let now = counted(operator, name, labels).await?;
-            Ok(ensure!(now > above, "it is {now}"))
+            ensure!(now > above, "it is {now}");
+            Ok(())
         })
         .await
 }

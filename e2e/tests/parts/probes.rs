@@ -1,5 +1,8 @@
 //! What the outside sees: probes, metrics, Events and the log.
 
+// The values compared are counts and gauges of whole things.
+#![allow(clippy::float_cmp)]
+
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
@@ -54,7 +57,12 @@ async fn probes_and_series_are_there_before_anything_else_is() -> Result<()> {
     ensure!(metrics.get("etcd_snapshot_build_info", &[])? == 1.0);
     api.restore();
     operator.ready().await?;
-    operator.until("nothing to be ill", async |operator| Ok(ensure!(operator.get("/readyz").await?.ok()? == "ready\n"))).await?;
+    operator
+        .until("nothing to be ill", async |operator| {
+            ensure!(operator.get("/readyz").await?.ok()? == "ready\n");
+            Ok(())
+        })
+        .await?;
     operator.beats(1).await?;
     let metrics = operator.metrics().await?;
     for kind in ["good", "whole", "plausible", "damaged", "unverified", "another-history", "another-cluster", "unknown"] {
@@ -76,7 +84,8 @@ async fn a_prober_is_told_when_a_restart_helps() -> Result<()> {
     operator
         .until("the directory to be found replaced", async |operator| {
             let answer = operator.get("/healthz").await?;
-            Ok(ensure!(answer.status == 503 && answer.body.contains("the snapshot directory was replaced"), "{answer:?}"))
+            ensure!(answer.status == 503 && answer.body.contains("the snapshot directory was replaced"), "{answer:?}");
+            Ok(())
         })
         .await?;
     ensure!(operator.get("/readyz").await?.status == 200);
@@ -158,7 +167,8 @@ async fn hears(operator: &mut Operator, site: &Site, wanted: &[(&str, &str)]) ->
         .until("exactly these Events", async |_| {
             let told = told(site).await?;
             let told: Vec<(&str, &str)> = told.iter().map(|(reason, about)| (reason.as_str(), about.as_str())).collect();
-            Ok(ensure!(told == wanted, "{told:?} instead of {wanted:?}"))
+            ensure!(told == wanted, "{told:?} instead of {wanted:?}");
+            Ok(())
         })
         .await
 }

@@ -1,5 +1,7 @@
 //! Records against what other people and K3s do to them.
 
+use std::slice;
+
 use anyhow::{Context as _, Result, ensure};
 use e2e::proxy::On;
 use e2e::shared::Shared;
@@ -67,7 +69,7 @@ async fn an_edited_record_comes_back_and_what_others_added_stays() -> Result<()>
     site.place(&file, &snapshots::tiny(0))?;
     let (api, kubeconfig) = site.api.proxied(site.scratch())?;
     let mut operator = site.operator().env("KUBECONFIG", kubeconfig).start().await?;
-    all_ready(&mut operator, &site, &[file.clone()], &[]).await?;
+    all_ready(&mut operator, &site, slice::from_ref(&file), &[]).await?;
     operator.beats(1).await?;
     let before = local_record(&site, &file).await?;
     api.forget();
@@ -111,7 +113,10 @@ async fn a_deleted_record_comes_back_at_once_and_so_do_all_of_them() -> Result<(
     let one = local_record(&site, &files[0]).await?;
     site.kubernetes.delete_record(name(&one)).await?;
     operator
-        .until("the record to come back", async |_| Ok(ensure!(local_record(&site, &files[0]).await?.metadata.uid != one.metadata.uid)))
+        .until("the record to come back", async |_| {
+            ensure!(local_record(&site, &files[0]).await?.metadata.uid != one.metadata.uid);
+            Ok(())
+        })
         .await?;
     let before = site.local_records().await?;
     for record in &before {
@@ -121,7 +126,8 @@ async fn a_deleted_record_comes_back_at_once_and_so_do_all_of_them() -> Result<(
     operator
         .until("all of them to be new", async |_| {
             let now = site.local_records().await?;
-            Ok(ensure!(now.iter().all(|record| before.iter().all(|old| old.metadata.uid != record.metadata.uid))))
+            ensure!(now.iter().all(|record| before.iter().all(|old| old.metadata.uid != record.metadata.uid)));
+            Ok(())
         })
         .await?;
     all_ready(&mut operator, &site, &files, &[]).await
@@ -169,7 +175,7 @@ async fn a_failed_upload_of_k3s_is_adopted_when_the_object_is_there_and_written_
     // What K3s calls the record, and what it says of the bucket, is what the operator says too.
     site.put_ours(&file, snapshots::tiny(0)).await?;
     let mut operator = setup.start().await?;
-    all_ready(&mut operator, &site, &[], &[file.clone()]).await?;
+    all_ready(&mut operator, &site, &[], slice::from_ref(&file)).await?;
     let healthy = site.bucket_records().await?.pop().context("a record")?;
     operator.terminate().await?;
     site.bucket.delete(&site.key(&file)).await?;
@@ -183,13 +189,16 @@ async fn a_failed_upload_of_k3s_is_adopted_when_the_object_is_there_and_written_
 
     let mut operator = setup.start().await?;
     operator
-        .until("the bucket to be listed", async |operator| Ok(ensure!(operator.metrics().await?.get("etcd_snapshot_leader", &[])? > 0.0)))
+        .until("the bucket to be listed", async |operator| {
+            ensure!(operator.metrics().await?.get("etcd_snapshot_leader", &[])? > 0.0);
+            Ok(())
+        })
         .await?;
     operator.beats(3).await?;
-    ensure!(versions(&site.bucket_records().await?) == versions(std::slice::from_ref(&failed)), "a failure is kept for a day");
+    ensure!(versions(&site.bucket_records().await?) == versions(slice::from_ref(&failed)), "a failure is kept for a day");
     api.forget();
     site.put_ours(&file, snapshots::tiny(0)).await?;
-    all_ready(&mut operator, &site, &[], &[file.clone()]).await?;
+    all_ready(&mut operator, &site, &[], slice::from_ref(&file)).await?;
     let adopted = site.bucket_records().await?.pop().context("a record")?;
     ensure!(adopted.metadata.uid == failed.metadata.uid, "it was adopted, not made anew");
     ensure!(adopted.data["status"].get("error").is_none(), "{:?}", adopted.data["status"]);
@@ -245,7 +254,8 @@ async fn failures_that_k3s_noted_stay_for_a_day_and_others_records_for_ever() ->
         .until("what is over to be gone and what is not to stay", async |_| {
             let names = |records: Vec<DynamicObject>| records.iter().map(|record| name(record).to_owned()).collect::<Vec<_>>();
             let (local, s3) = (names(site.local_records().await?), names(site.bucket_records().await?));
-            Ok(ensure!(local == [name(&young)] && s3 == [name(&young_s3)], "{local:?} {s3:?}"))
+            ensure!(local == [name(&young)] && s3 == [name(&young_s3)], "{local:?} {s3:?}");
+            Ok(())
         })
         .await?;
     operator.beats(2).await?;
@@ -274,7 +284,7 @@ async fn a_damaged_files_record_stays_however_old_and_goes_with_the_file() -> Re
         })
         .await?;
     operator.beats(3).await?;
-    ensure!(versions(&site.local_records().await?) == versions(std::slice::from_ref(&record)));
+    ensure!(versions(&site.local_records().await?) == versions(slice::from_ref(&record)));
     std::fs::remove_file(path)?;
     all_ready(&mut operator, &site, &[], &[]).await
 }
@@ -304,7 +314,8 @@ async fn a_record_under_a_wrong_name_is_replaced_by_the_right_one() -> Result<()
         .until("one record under its own name", async |_| {
             let records = site.local_records().await?;
             ensure!(records.len() == 1 && file(&records[0]) == snapshot && ready(&records[0]), "{} records", records.len());
-            Ok(ensure!(name(&records[0]) != name(&wrong)))
+            ensure!(name(&records[0]) != name(&wrong));
+            Ok(())
         })
         .await
 }

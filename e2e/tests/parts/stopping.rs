@@ -109,7 +109,12 @@ async fn it_ends_well_in_the_middle_of_a_long_verification() -> Result<()> {
     std::fs::rename(path, site.snapshots().join(&long))?;
     site.place(&short, &snapshots::tiny(1))?;
     let mut operator = site.operator().start().await?;
-    operator.until("the short one to be whole", async |_| Ok(ensure!(ready(&local_record(&site, &short).await?)))).await?;
+    operator
+        .until("the short one to be whole", async |_| {
+            ensure!(ready(&local_record(&site, &short).await?));
+            Ok(())
+        })
+        .await?;
     // The long one is under way, and holds up neither the beat nor the end.
     operator.beats(2).await?;
     ensure!(local_record(&site, &long).await?.data["status"].get("error").is_none());
@@ -134,7 +139,10 @@ async fn a_second_signal_ends_it_at_once() -> Result<()> {
         local_beats(&mut operator, 2).await?;
         operator.signal(first)?;
         operator
-            .until("the first signal to be heard", async |operator| Ok(ensure!(said(operator, &["INFO"], "told to stop").len() == 1)))
+            .until("the first signal to be heard", async |operator| {
+                ensure!(said(operator, &["INFO"], "told to stop").len() == 1);
+                Ok(())
+            })
             .await?;
         operator.signal(second)?;
         let status = operator.until_ended().await?;
@@ -189,8 +197,8 @@ async fn killed_at_any_moment_it_leaves_nothing_half_written() -> Result<()> {
     }
     // What a kill between two instructions leaves, for certain; and another node's, which may be at work.
     let temporary = |node: &str| {
-        let digest: String = Sha256::digest(node).iter().map(|byte| format!("{byte:02x}")).collect();
-        format!(".etcd-snapshot-operator-{}-left", &digest[..10])
+        let hex10 = Sha256::digest(node).iter().take(5).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        format!(".etcd-snapshot-operator-{hex10}-left")
     };
     let state = files_below(&site.snapshots().join("../.metadata/.state"))?;
     let state = state.iter().find(|path| path.ends_with("self.json")).and_then(|path| path.parent()).map(Path::to_path_buf);
