@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::plan::{Action, Around, Asked, Keep, Mode, Observed, Policy, Step};
+use super::plan::{Action, Around, Asked, BucketView, Keep, Mode, Observed, Policy, Step};
 use super::{Checked, check, decide};
 use crate::record::api::{ETCDSnapshotFile, S3};
 use crate::record::cached::cached;
@@ -86,7 +86,12 @@ pub fn called(text: &str) -> impl FnOnce(&mut SnapshotFile) {
 }
 
 pub fn at_index(raft_index: u64) -> impl FnOnce(&mut SnapshotFile) {
-    move |file| known(file).manifest.history = Some(History { etcd_cluster: "c".into(), raft_index })
+    move |file| {
+        // As read from a sidecar, so that a record can carry it.
+        let mut keys = known(file).manifest.to_keys();
+        keys.extend([("etcd-cluster-id".into(), "c".into()), ("raft-index".into(), raft_index.to_string())]);
+        known(file).manifest = Manifest::from_keys(keys);
+    }
 }
 
 pub fn damaged(file: &mut SnapshotFile) {
@@ -108,6 +113,7 @@ pub struct World {
     pub records: Option<Vec<Arc<Record>>>,
     pub living: Option<BTreeSet<NodeName>>,
     pub busy: BTreeSet<FileName>,
+    pub bucket: Option<BucketView>,
     pub now: i64,
 }
 
@@ -129,6 +135,7 @@ impl World {
             records: Some(Vec::new()),
             living: Some(BTreeSet::new()),
             busy: BTreeSet::new(),
+            bucket: None,
             now: NOW,
         }
     }
@@ -150,7 +157,7 @@ impl World {
             inventory: self.inventory.clone(),
             running: BTreeSet::new(),
             k3s_at_work: self.k3s_at_work,
-            around: Around { living: self.living.clone(), busy: self.busy.clone(), bucket: None },
+            around: Around { living: self.living.clone(), busy: self.busy.clone(), bucket: self.bucket.clone() },
         }
     }
 

@@ -48,7 +48,7 @@ pub struct Around {
 }
 
 /// A bucket as the pass of a directory sees it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct BucketView {
     /// The bucket.
     pub storage: Storage,

@@ -190,7 +190,10 @@ mod tests {
 
         /// `write NAME because REASON`, a line a step.
         fn plan(&self, mode: Mode) -> Vec<String> {
-            let (seen, policy) = (self.observed(), Policy { mode, interval: std::time::Duration::from_mins(10), keep: Keep::default(), asked: Asked::Nothing });
+            let (seen, policy) = (
+                self.observed(),
+                Policy { mode, interval: std::time::Duration::from_mins(10), keep: Keep::default(), asked: Asked::Nothing },
+            );
             let checked = check(decide(&seen, &policy, time(NOW)), &seen, &policy, time(NOW));
             let line = |step: &Step| {
                 let veto = step.veto.map(|veto| format!(", vetoed: {}", veto.word())).unwrap_or_default();
@@ -202,8 +205,11 @@ mod tests {
         /// Does what the API server would.
         fn act(&mut self) {
             let seen = self.observed();
-            let policy = Policy { mode: Mode::Manage, interval: std::time::Duration::from_mins(10), keep: Keep::default(), asked: Asked::Nothing };
-            for step in check(decide(&seen, &policy, time(NOW)), &seen, &policy, time(NOW)).steps().iter().filter(|step| step.veto.is_none()) {
+            let policy =
+                Policy { mode: Mode::Manage, interval: std::time::Duration::from_mins(10), keep: Keep::default(), asked: Asked::Nothing };
+            for step in
+                check(decide(&seen, &policy, time(NOW)), &seen, &policy, time(NOW)).steps().iter().filter(|step| step.veto.is_none())
+            {
                 match &step.action {
                     Action::Write(wanted) => {
                         let name = wanted.name().to_string();
@@ -296,7 +302,8 @@ mod tests {
         world.act();
         world.inventory = Inventory::Failed(Failure::new("x", "x"));
         let seen = world.observed();
-        let policy = Policy { mode: Mode::Manage, interval: std::time::Duration::from_mins(10), keep: Keep::default(), asked: Asked::Nothing };
+        let policy =
+            Policy { mode: Mode::Manage, interval: std::time::Duration::from_mins(10), keep: Keep::default(), asked: Asked::Nothing };
         let record = seen.records.as_ref().unwrap()[0].clone();
         let mut other = (*record).clone();
         other.resource_version = "older".into();
@@ -415,7 +422,8 @@ mod tests {
     fn without_records_nothing_is_decided_about_them_and_files_are_verified_all_the_same() {
         let world = World::new(false, vec![file(A, "1", None)]);
         let seen = Observed { records: None, ..world.observed() };
-        let policy = Policy { mode: Mode::Manage, interval: std::time::Duration::from_mins(10), keep: Keep::default(), asked: Asked::Nothing };
+        let policy =
+            Policy { mode: Mode::Manage, interval: std::time::Duration::from_mins(10), keep: Keep::default(), asked: Asked::Nothing };
         let words: Vec<_> = decide(&seen, &policy, time(NOW)).0.iter().map(|step| step.action.word()).collect();
         assert_eq!(words, ["verify"]);
     }

@@ -133,15 +133,13 @@ fn the_newest_by_name_stay_and_the_newest_by_change_and_the_newest_by_raft_index
 #[test]
 fn equal_times_leave_exactly_as_many_as_there_are_places() {
     let nodes = ["cp1", "cp2", "cp3", "cp4"].map(|of| of_node(of, 9 * HOUR));
-    assert_eq!(
-        World::new(bucket(), 3, nodes).plan(),
-        [format!("prune etcd-snapshot-cp1-{} because beyond-retention", NOW - 9 * HOUR)]
-    );
+    assert_eq!(World::new(bucket(), 3, nodes).plan(), [format!("prune etcd-snapshot-cp1-{} because beyond-retention", NOW - 9 * HOUR)]);
 }
 
 #[test]
 fn a_bucket_counts_the_whole_cluster_and_keeps_the_newest_of_each_living_node() {
-    let files = [of_node("cp1", HOUR), of_node("cp1", 2 * HOUR), of_node("cp2", 3 * HOUR), of_node("cp2", 4 * HOUR), of_node("cp3", 5 * HOUR)];
+    let files =
+        [of_node("cp1", HOUR), of_node("cp1", 2 * HOUR), of_node("cp2", 3 * HOUR), of_node("cp2", 4 * HOUR), of_node("cp3", 5 * HOUR)];
     let mut world = World::new(bucket(), 2, files.clone());
     assert_eq!(world.gone(), [5 * HOUR, 4 * HOUR, 3 * HOUR]);
     world.living = Some(BTreeSet::from([node("cp1"), node("cp2")]));
@@ -217,9 +215,17 @@ fn nothing_goes_that_changed_just_now_or_that_somebody_is_at_work_on() {
 
 #[test]
 fn the_brake_stops_a_pass_that_would_delete_more_than_three_and_more_than_half_of_the_good_ones() {
-    for (good_ones, newest, braked) in
-        [(4, 1, false), (5, 1, true), (5, 2, false), (8, 4, false), (7, 3, true), (60, 30, false), (60, 29, true), (60, 5, true), (50, 5, true)]
-    {
+    for (good_ones, newest, braked) in [
+        (4, 1, false),
+        (5, 1, true),
+        (5, 2, false),
+        (8, 4, false),
+        (7, 3, true),
+        (60, 30, false),
+        (60, 29, true),
+        (60, 5, true),
+        (50, 5, true),
+    ] {
         let mut world = World::new(local(), newest, days(1..=good_ones));
         let lines = world.plan();
         assert_eq!(lines.len(), usize::try_from(good_ones).unwrap() - newest as usize);
@@ -232,7 +238,8 @@ fn the_brake_stops_a_pass_that_would_delete_more_than_three_and_more_than_half_o
         }
     }
     // What is not good counts among what goes, and not among the good ones.
-    let files = days(1..=2).into_iter().chain((3..=6).map(|day| good(day * 24 * HOUR).but(|file| known(file).verdict = Verdict::Plausible)));
+    let files =
+        days(1..=2).into_iter().chain((3..=6).map(|day| good(day * 24 * HOUR).but(|file| known(file).verdict = Verdict::Plausible)));
     assert!(World::new(bucket(), 1, files).plan().iter().all(|line| line.ends_with("brake")));
     // Nor do those of another base name.
     let others = (1..=60).map(|day| good(day * HOUR).but(called(&format!("on-demand-cp1-{}", NOW - day * HOUR))));
@@ -317,7 +324,11 @@ fn what_tells_another_history_from_ours_stays_as_long_as_that_is_there() {
         assert!(old.iter().all(|file| world.inventory.seen().contains_key(&file.name)), "an old one went at index {index}");
     }
     let left: Vec<_> = world.inventory.seen().values().skip(4).map(|file| file.known.clone().unwrap().manifest.history.unwrap()).collect();
-    assert_eq!(left.iter().map(|history| history.raft_index).collect::<Vec<_>>(), [810, 1810, 1910], "the last one that tells, and two that have places");
+    assert_eq!(
+        left.iter().map(|history| history.raft_index).collect::<Vec<_>>(),
+        [810, 1810, 1910],
+        "the last one that tells, and two that have places"
+    );
     // With the old ones goes what told of them.
     world.policy.asked = TAKE_OVER;
     assert_eq!(world.apply().len(), 5);
@@ -359,7 +370,11 @@ fn the_check_refuses_what_a_wrong_decision_would_delete() {
     type Change = fn(&mut World, &mut SnapshotFile, &mut Reason);
     let table: [(&str, Change, Option<Veto>); 16] = [
         ("right", |_, _, _| {}, None),
-        ("partial", |world, _, _| world.inventory = Inventory::Partial(world.inventory.seen().clone(), Failure::new("x", "x")), Some(Veto::Incomplete)),
+        (
+            "partial",
+            |world, _, _| world.inventory = Inventory::Partial(world.inventory.seen().clone(), Failure::new("x", "x")),
+            Some(Veto::Incomplete),
+        ),
         ("member silent", |world, _, _| world.member = Member::Silent, Some(Veto::NotOurs)),
         ("member elsewhere", |world, _, _| world.member = member("other", 1), Some(Veto::NotOurs)),
         ("our cluster unknown", |world, _, _| world.cluster = None, Some(Veto::NotOurs)),
@@ -368,10 +383,38 @@ fn the_check_refuses_what_a_wrong_decision_would_delete() {
         ("not listed", |_, file, _| file.name = name("etcd-snapshot-cp1-1"), Some(Veto::NotOurs)),
         ("base name", |world, _, _| world.policy.keep.base = BaseName::new("on-demand").unwrap(), Some(Veto::NotOurs)),
         ("clock back", |world, _, _| world.now = NOW - 4000 * HOUR, Some(Veto::NotOurs)),
-        ("being written", |world, file, _| { file.at_rest = false; world.add(file.clone()); }, Some(Veto::NotOurs)),
-        ("not looked into", |world, file, _| { file.known = None; world.add(file.clone()); }, Some(Veto::NotOurs)),
-        ("unlabelled", |world, file, _| { known(file).cluster = None; world.add(file.clone()); }, Some(Veto::NotOurs)),
-        ("two nodes", |world, file, _| { known(file).node = Some(node("cp2")); world.add(file.clone()); }, Some(Veto::NotOurs)),
+        (
+            "being written",
+            |world, file, _| {
+                file.at_rest = false;
+                world.add(file.clone());
+            },
+            Some(Veto::NotOurs),
+        ),
+        (
+            "not looked into",
+            |world, file, _| {
+                file.known = None;
+                world.add(file.clone());
+            },
+            Some(Veto::NotOurs),
+        ),
+        (
+            "unlabelled",
+            |world, file, _| {
+                known(file).cluster = None;
+                world.add(file.clone());
+            },
+            Some(Veto::NotOurs),
+        ),
+        (
+            "two nodes",
+            |world, file, _| {
+                known(file).node = Some(node("cp2"));
+                world.add(file.clone());
+            },
+            Some(Veto::NotOurs),
+        ),
         ("not damaged", |_, _, reason| *reason = Reason::Damaged, Some(Veto::NotGood)),
         ("newest", |_, file, _| *file = days([1]).remove(0).but(at_index(7)), Some(Veto::NewestGood)),
     ];
