@@ -33,15 +33,10 @@ pub fn retention(seen: &Observed, policy: &Policy, now: Timestamp) -> Vec<Step> 
     if seen.us.member == Member::Silent || records_are_missed {
         return Vec::new();
     }
-    let shelf = Shelf {
-        storage: &seen.storage,
-        us: &seen.us,
-        listing: all.listing(),
-        owners: &seen.owners,
-        living: seen.around.living.as_ref(),
-        busy: &seen.around.busy,
-    };
-    let going = shelf.going(&policy.keep, policy.asked.takes_over(), now);
+    let shelf =
+        Shelf { storage: &seen.storage, us: &seen.us, listing: all.listing(), owners: &seen.owners, living: seen.around.living.as_ref() };
+    let mut going = shelf.going(&policy.keep, policy.asked.takes_over(), now);
+    going.retain(|(file, _)| now.duration_since(file.modified) >= JUST_NOW && !seen.around.busy.contains(&file.name));
     let records = |file: &SnapshotFile| {
         let here = seen.records.iter().flatten().filter(|record| !record.terminating && record.storage.as_ref() == Some(&seen.storage));
         here.filter(|record| record.file.as_ref() == Some(&file.name)).cloned().collect()
@@ -62,8 +57,6 @@ pub struct Shelf<'a> {
     pub owners: &'a BTreeMap<FileName, Owner>,
     /// Nodes whose newest good one a bucket keeps; None is all of them.
     pub living: Option<&'a BTreeSet<NodeName>>,
-    /// Files that somebody is at work on.
-    pub busy: &'a BTreeSet<FileName>,
 }
 
 /// A file that retention is about.
@@ -111,7 +104,7 @@ impl<'a> Places<'a> {
 }
 
 impl<'a> Shelf<'a> {
-    /// What goes, oldest first, and why. `take_over` counts another history as ours.
+    /// What has no place, oldest first, and why it goes. `take_over` counts another history as ours.
     pub fn going(&self, keep: &Keep, take_over: bool, now: Timestamp) -> Vec<(&'a SnapshotFile, Reason)> {
         let newest = keep.newest(self.storage) as usize;
         if newest == 0 {
@@ -128,9 +121,7 @@ impl<'a> Shelf<'a> {
                 // A good one would be the first of its node.
                 None => self.keeps_one_of(one.node),
             };
-            if self.busy.contains(&one.file.name) || now.duration_since(one.file.modified) < JUST_NOW {
-                None
-            } else if !of_all.have(one) && !of_its_node() {
+            if !of_all.have(one) && !of_its_node() {
                 Some(Reason::BeyondRetention)
             } else {
                 (one.is_damaged() && !of_damaged.have(one)).then_some(Reason::Damaged)

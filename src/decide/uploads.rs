@@ -105,7 +105,7 @@ fn kept_of<'a>(
 ) -> BTreeSet<&'a FileName> {
     let judge = if keep.adopt_unlabelled { owners_adopting } else { owners };
     let owners = judge(storage, us, listing);
-    let shelf = Shelf { storage, us, listing, owners: &owners, living, busy: &BTreeSet::new() };
+    let shelf = Shelf { storage, us, listing, owners: &owners, living };
     let going: BTreeSet<&FileName> = shelf.going(keep, false, now).into_iter().map(|(file, _)| &file.name).collect();
     listing.keys().filter(|name| owners[*name] == Owner::Ours && !going.contains(name)).collect()
 }

@@ -71,6 +71,17 @@ fn the_newest_good_one_of_a_living_node_goes_up_however_many_newer_ones_others_h
 }
 
 #[test]
+fn files_that_were_all_copied_just_now_do_not_all_go_up() {
+    let copied = |seconds| hours(1..=9).into_iter().map(move |file| file.but(|file| file.modified = time(NOW - seconds)));
+    for seconds in [10, 9000] {
+        let mut world = world(2, copied(seconds));
+        assert_eq!(world.plan(), [up(1), up(2)]);
+        world.holds(&hours([1, 2]));
+        assert_eq!(world.plan().len(), if seconds == 10 { 2 } else { 0 }, "as many as would be the newest by change, and no more");
+    }
+}
+
+#[test]
 fn what_retention_is_not_about_goes_up_since_the_bucket_would_keep_it() {
     let on_demand = |ago: i64| good(ago * HOUR).but(called(&format!("on-demand-cp1-{}", NOW - ago * HOUR)));
     let world = world(1, hours([1, 2]).into_iter().chain([on_demand(7), on_demand(8)]));
