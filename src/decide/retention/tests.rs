@@ -9,6 +9,8 @@ use super::*;
 use crate::snapshot::{ClusterId, Failure, History, Known, Manifest, Metadata, Version};
 
 const HOUR: i64 = 3600;
+
+type Change = fn(&mut SnapshotFile);
 const PRUNE: Asked = Asked::Prune { take_over: false };
 const TAKE_OVER: Asked = Asked::Prune { take_over: true };
 
@@ -82,7 +84,7 @@ fn a_file_is_of_the_base_name_only_when_its_node_is_known_to_stand_between_base_
 
 #[test]
 fn what_is_not_ours_not_looked_into_or_not_at_rest_never_goes_and_takes_no_place() {
-    let changes: [(&str, fn(&mut SnapshotFile)); 6] = [
+    let changes: [(&str, Change); 6] = [
         ("another cluster's", |file| {
             known(file).cluster = ClusterId::new("another");
             known(file).manifest.cluster = ClusterId::new("another");
@@ -156,7 +158,7 @@ fn a_bucket_counts_the_whole_cluster_and_keeps_the_newest_of_each_living_node() 
 
 #[test]
 fn what_is_not_good_takes_no_place_and_goes_when_a_good_one_of_its_age_would() {
-    let changes: [(&str, fn(&mut SnapshotFile)); 4] = [
+    let changes: [(&str, Change); 4] = [
         ("plausible", |file| known(file).verdict = Verdict::Plausible),
         ("damaged", damaged),
         ("without quorum", |file| known(file).manifest.quorum = Some(false)),
@@ -367,8 +369,8 @@ fn a_prune_takes_the_records_of_its_file_along() {
 
 #[test]
 fn the_check_refuses_what_a_wrong_decision_would_delete() {
-    type Change = fn(&mut World, &mut SnapshotFile, &mut Reason);
-    let table: [(&str, Change, Option<Veto>); 16] = [
+    type Wrong = fn(&mut World, &mut SnapshotFile, &mut Reason);
+    let table: [(&str, Wrong, Option<Veto>); 16] = [
         ("right", |_, _, _| {}, None),
         (
             "partial",

@@ -11,6 +11,8 @@ use crate::snapshot::{BaseName, Failure, History, Member, UploadId, Uploads, Ver
 
 const HOUR: i64 = 3600;
 
+type Change = fn(&mut SnapshotFile);
+
 /// The directory of cp1 with these files, which keeps all, and an empty bucket that keeps so many.
 fn world(newest: u32, files: impl IntoIterator<Item = SnapshotFile>) -> World {
     let mut world = World::new(local(), 0, files);
@@ -91,7 +93,7 @@ fn what_retention_is_not_about_goes_up_since_the_bucket_would_keep_it() {
 
 #[test]
 fn what_is_not_good_not_ours_or_not_at_rest_stays_here_and_takes_no_place_there() {
-    let changes: [(&str, fn(&mut SnapshotFile)); 7] = [
+    let changes: [(&str, Change); 7] = [
         ("damaged", damaged),
         ("plausible", |file| known(file).verdict = Verdict::Plausible),
         ("without quorum", |file| known(file).manifest.quorum = Some(false)),
@@ -261,8 +263,8 @@ fn a_multipart_upload_is_aborted_when_its_file_is_not_to_go_up_any_more() {
 
 #[test]
 fn the_check_refuses_what_a_wrong_decision_would_send() {
-    type Change = fn(&mut World, &mut SnapshotFile);
-    let table: [(&str, Change, Option<Veto>); 8] = [
+    type Wrong = fn(&mut World, &mut SnapshotFile);
+    let table: [(&str, Wrong, Option<Veto>); 8] = [
         ("right", |_, _| {}, None),
         ("observing", |world, _| world.policy.mode = Mode::Observe, Some(Veto::Observing)),
         ("k3s", |world, _| world.k3s_at_work = Some(true), Some(Veto::K3sAtWork)),

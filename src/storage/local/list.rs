@@ -148,7 +148,9 @@ impl Inner {
     /// One file as this listing found it; None when another agent's.
     fn file(&self, name: &FileName, stamp: Stamp, pass: &mut Pass<'_>) -> Option<SnapshotFile> {
         let (version, sidecar) = self.beside(name, stamp, pass);
-        let (base, metadata) = if let Some(Sidecar { manifest, extra }) = sidecar { (manifest, Metadata::Read(extra)) } else {
+        let (base, metadata) = if let Some(Sidecar { manifest, extra }) = sidecar {
+            (manifest, Metadata::Read(extra))
+        } else {
             let (_, remembered) = pass.memory.get(name)?;
             (remembered.manifest.clone(), remembered.metadata.clone())
         };
