@@ -515,6 +515,10 @@ proptest! {
         let gone = world.apply();
         prop_assert!(gone.is_empty() || asked.has_brake() <= (gone.len() <= 3.max(good / 2)));
         prop_assert!(asked.has_brake() || gone.len() == going.len());
+        if asked == TAKE_OVER {
+            // What does not tell its history is ours once nothing of another one is left beside it: in the second run.
+            world.apply();
+        }
         if !gone.is_empty() || going.is_empty() {
             prop_assert!(world.plan().is_empty(), "left: {:?}", world.plan());
         }
