@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
-use etcd_snapshot_operator::decide::{Mode, Observed, Policy, check, decide};
+use etcd_snapshot_operator::decide::{Around, Asked, Keep, Mode, Observed, Policy, check, decide};
 use etcd_snapshot_operator::record::cached::cached;
 use etcd_snapshot_operator::record::patch::create;
 use etcd_snapshot_operator::record::wanted::wanted;
@@ -15,7 +15,7 @@ use etcd_snapshot_operator::record::{Place, Record, Shape};
 use etcd_snapshot_operator::snapshot::owner::owners;
 use etcd_snapshot_operator::snapshot::verify::verify;
 use etcd_snapshot_operator::snapshot::{
-    ClusterId, Complete, FileName, Identity, Inventory, Known, Listing, Manifest, Metadata, NodeName, Owner, Program, SnapshotFile,
+    ClusterId, Complete, FileName, Identity, Inventory, Known, Listing, Manifest, Member, Metadata, NodeName, Owner, Program, SnapshotFile,
     Storage, Verdict, Version,
 };
 use jiff::Timestamp;
@@ -58,7 +58,7 @@ fn unchanged() -> Observed {
         let wanted = wanted(file, Owner::Ours, &place, SHAPE, None).expect("a record");
         Arc::new(cached(&create(&wanted, Program::K3s).expect("its metadata was read"), Program::K3s))
     };
-    let us = Identity { node, cluster: ClusterId::new("uid"), history: None };
+    let us = Identity { node, cluster: ClusterId::new("uid"), member: Member::Silent };
     Observed {
         owners: owners(&storage, &us, &listing),
         records: Some(listing.values().map(record).collect()),
@@ -66,6 +66,7 @@ fn unchanged() -> Observed {
         shape: SHAPE,
         running: BTreeSet::new(),
         k3s_at_work: Some(false),
+        around: Around::default(),
         us,
         storage,
         place,
@@ -75,9 +76,10 @@ fn unchanged() -> Observed {
 #[divan::bench]
 fn decide_over_ten_thousand_unchanged_files(bencher: Bencher) {
     let seen = unchanged();
-    let policy = Policy { mode: Mode::Manage, interval: Duration::from_mins(10) };
+    let policy = Policy { mode: Mode::Manage, interval: Duration::from_mins(10), keep: Keep::default(), asked: Asked::Nothing };
     bencher.counter(ItemsCount::new(seen.inventory.seen().len())).bench(|| {
-        let plan = check(decide(&seen, &policy, Timestamp::UNIX_EPOCH), &seen, &policy);
+        let now = Timestamp::UNIX_EPOCH;
+        let plan = check(decide(&seen, &policy, now), &seen, &policy, now);
         assert!(plan.steps().is_empty());
     });
 }

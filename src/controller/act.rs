@@ -115,8 +115,8 @@ impl<S: Store> Acting<'_, S> {
                 let Some(until) = self.hands.permit.until() else { return Outcome::Abandoned };
                 outcome(forget(self.hands.cache, record, until).await)
             }
-            // Verify is started apart.
-            Action::Verify(_) => Outcome::Abandoned,
+            // Verify is started apart; of the others none is planned where everything is kept and no bucket is known.
+            Action::Verify(_) | Action::Prune(..) | Action::Upload(..) | Action::Abort(..) => Outcome::Abandoned,
         }
     }
 

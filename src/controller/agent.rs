@@ -18,7 +18,7 @@ use super::surroundings;
 use super::verify::Verifier;
 use super::voice::Voice;
 use crate::config::RunSettings;
-use crate::decide::Policy;
+use crate::decide::{Asked, Keep, Policy};
 use crate::health::Health;
 use crate::http;
 use crate::kubernetes::client::{ClientError, Source, client};
@@ -76,7 +76,7 @@ pub async fn agent(settings: RunSettings, stop: CancellationToken) -> Result<(),
     });
     let (events, publisher) = Events::new(client.clone(), settings.node.as_str());
     let shared = Arc::new(Shared {
-        policy: Policy { mode: settings.mode, interval: settings.interval },
+        policy: Policy { mode: settings.mode, interval: settings.interval, keep: Keep::default(), asked: Asked::Nothing },
         client,
         cache: cache.clone(),
         events,

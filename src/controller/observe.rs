@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::pass::Parts;
-use crate::decide::Observed;
+use crate::decide::{Around, Observed};
 use crate::record::{Place, Record, Shape};
 use crate::snapshot::owner::owners;
-use crate::snapshot::{Failure, Identity, Storage};
+use crate::snapshot::{Failure, Identity, Member, Storage};
 use crate::storage::{Listed, Memory, Store};
 
 /// What is seen, and what could not be looked into on the way.
@@ -20,7 +20,7 @@ pub async fn observe<S: Store>(parts: &Parts<'_, S>) -> (Observed, Vec<Failure>)
     let running = parts.verifier.map(super::verify::Verifier::running).unwrap_or_default();
     let Listed { inventory, failures } = parts.store.list(&memory(records.as_deref().unwrap_or_default())).await;
     let surroundings = shared.surroundings();
-    let us = Identity { node: shared.settings.node.clone(), cluster: surroundings.cluster.clone(), history: None };
+    let us = Identity { node: shared.settings.node.clone(), cluster: surroundings.cluster.clone(), member: Member::Silent };
     let k3s_at_work = match &parts.storage {
         Storage::Local { .. } => surroundings.k3s_at_work_here(shared.now(), shared.settings.interval),
         Storage::S3 { .. } => surroundings.k3s_at_work_anywhere(shared.now(), shared.settings.interval),
@@ -41,6 +41,7 @@ pub async fn observe<S: Store>(parts: &Parts<'_, S>) -> (Observed, Vec<Failure>)
         inventory,
         running: running.into_iter().collect::<BTreeSet<_>>(),
         k3s_at_work,
+        around: Around::default(),
     };
     (seen, failures)
 }

@@ -35,7 +35,8 @@ pub struct Parts<'a, S> {
 pub async fn pass<S: Store>(parts: &Parts<'_, S>) -> PassEnd {
     let began = Instant::now();
     let (seen, failures) = observe(parts).await;
-    let plan = check(decide(&seen, &parts.shared.policy, parts.shared.now()), &seen, &parts.shared.policy);
+    let (policy, now) = (&parts.shared.policy, parts.shared.now());
+    let plan = check(decide(&seen, policy, now), &seen, policy, now);
     let hands = Hands {
         store: parts.store,
         cache: &parts.shared.cache,

@@ -147,7 +147,7 @@ fn news(step: &Step, seen: &Observed, shared: &Shared) {
             let name = record.file.as_ref().map_or(record.name.as_str(), |file| file.as_str());
             shared.tell((&**record).into(), Kind::Normal, reason::DELETED, format!("Snapshot {name} deleted"));
         }
-        Action::Forget(..) | Action::Verify(_) => {}
+        Action::Forget(..) | Action::Verify(_) | Action::Prune(..) | Action::Upload(..) | Action::Abort(..) => {}
     }
 }
 

@@ -1,11 +1,21 @@
 //! The one place that says no. It sets vetoes, step by step, and drops nothing: a vetoed step stays in the plan and shows
 //! in log and metrics.
+//!
+//! What a removal or an upload may do is found out here once more, from what was observed and not from the rules that
+//! planned it.
 
 use std::collections::HashSet;
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::plan::{Action, Mode, Observed, Plan, Policy, Proof, Reason, Step, Veto};
 use crate::record::Record;
-use crate::snapshot::Inventory;
+use crate::snapshot::{FileName, Inventory, Member, Owner, SnapshotFile, Storage, Upload, Verdict};
+
+/// A pass may delete so many however few good ones there are.
+const ALWAYS_DELETED: usize = 3;
+/// A clock may be wrong by this much.
+const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 /// A plan that was checked. Only this is acted on, and only [`check`] makes one.
 #[derive(Debug)]
@@ -19,11 +29,14 @@ impl Checked {
 }
 
 /// Sets each step's veto.
-pub fn check(plan: Plan, seen: &Observed, policy: &Policy) -> Checked {
+pub fn check(plan: Plan, seen: &Observed, policy: &Policy, now: Timestamp) -> Checked {
     let mut steps = plan.0;
     let held = seen.records.iter().flatten().map(|record| state(record)).collect();
+    let view = View { seen, held, policy, now };
+    let brake = view.brakes(&steps);
+    let newest = view.newest_good();
     for step in &mut steps {
-        step.veto = veto(step, &held, seen, policy);
+        step.veto = view.mistake(step, &newest).or_else(|| view.reluctance(step, brake));
     }
     Checked(steps)
 }
@@ -33,23 +46,126 @@ fn state(record: &Record) -> (&str, &str) {
     (&record.uid, &record.resource_version)
 }
 
-fn veto(step: &Step, held: &HashSet<(&str, &str)>, seen: &Observed, policy: &Policy) -> Option<Veto> {
-    match &step.action {
-        Action::Verify(_) => return None,
-        Action::Write(_) => {}
-        Action::Forget(record, proof) => {
-            if !held.contains(&state(record)) || record.storage.as_ref() != Some(&seen.storage) {
-                return Some(Veto::NotOurs);
+struct View<'a> {
+    seen: &'a Observed,
+    /// The states of the records that the cache held.
+    held: HashSet<(&'a str, &'a str)>,
+    policy: &'a Policy,
+    now: Timestamp,
+}
+
+impl View<'_> {
+    /// What is never seen unless `decide` is wrong.
+    fn mistake(&self, step: &Step, newest: &[&FileName]) -> Option<Veto> {
+        match &step.action {
+            Action::Verify(_) | Action::Write(_) => None,
+            Action::Forget(record, proof) => self.forget(record, proof, step.reason),
+            Action::Prune(file, records) => {
+                let others = records.iter().any(|record| !self.is_held(record) || record.file.as_ref() != Some(&file.name));
+                let damaged = matches!(file.known.as_ref().map(|known| &known.verdict), Some(Verdict::Damaged(_)));
+                if !self.is_complete() {
+                    Some(Veto::Incomplete)
+                } else if others || self.seen.us.member == Member::Silent || !self.is_seen(file) || !self.counts(file) {
+                    Some(Veto::NotOurs)
+                } else if step.reason == Reason::Damaged && !damaged {
+                    Some(Veto::NotGood)
+                } else {
+                    newest.contains(&&file.name).then_some(Veto::NewestGood)
+                }
             }
-            let from_listing = matches!(step.reason, Reason::Gone | Reason::FailureExpired) || matches!(proof, Proof::Absent(_));
-            if from_listing && !matches!(seen.inventory, Inventory::Complete(_)) {
-                return Some(Veto::Incomplete);
+            Action::Upload(file, _) => {
+                let ours = self.seen.owners.get(&file.name) == Some(&Owner::Ours) && self.seen.us.cluster.is_some();
+                if !self.is_complete() {
+                    Some(Veto::Incomplete)
+                } else if !ours || !self.is_seen(file) {
+                    Some(Veto::NotOurs)
+                } else {
+                    (!file.is_good()).then_some(Veto::NotGood)
+                }
+            }
+            Action::Abort(name, id) => {
+                let bucket = self.seen.around.bucket.as_ref();
+                let begun = bucket.and_then(|bucket| bucket.uploads.get(name)?.get(&bucket.storage.id()));
+                (!matches!(begun, Some(Upload::Begun { id: begun }) if begun == id)).then_some(Veto::NotOurs)
             }
         }
     }
-    if policy.mode == Mode::Observe {
-        return Some(Veto::Observing);
+
+    fn forget(&self, record: &Record, proof: &Proof, reason: Reason) -> Option<Veto> {
+        if !self.is_held(record) {
+            return Some(Veto::NotOurs);
+        }
+        let from_listing = matches!(reason, Reason::Gone | Reason::FailureExpired) || matches!(proof, Proof::Absent(_));
+        (from_listing && !self.is_complete()).then_some(Veto::Incomplete)
     }
-    // Not to know is doubt, and nothing is written on doubt.
-    (seen.k3s_at_work != Some(false)).then_some(Veto::K3sAtWork)
+
+    /// What is ordinary.
+    fn reluctance(&self, step: &Step, brake: bool) -> Option<Veto> {
+        let (moves_files, local) = (
+            matches!(step.action, Action::Prune(..) | Action::Upload(..) | Action::Abort(..)),
+            matches!(self.seen.storage, Storage::Local { .. }),
+        );
+        if matches!(step.action, Action::Verify(_)) {
+            return None;
+        }
+        if self.policy.mode == Mode::Observe {
+            return Some(Veto::Observing);
+        }
+        // Not to know is doubt, and no record is written on doubt. But local retention and uploads do not wait for the
+        // API server: the day when etcd is ill is the day they matter.
+        if self.seen.k3s_at_work.unwrap_or(!(moves_files && local)) {
+            return Some(Veto::K3sAtWork);
+        }
+        (brake && matches!(step.action, Action::Prune(..))).then_some(Veto::Brake)
+    }
+
+    /// Whether this pass would delete more than anybody expects: more than three, and more than half of the good ones.
+    fn brakes(&self, steps: &[Step]) -> bool {
+        let deleted = steps.iter().filter(|step| matches!(step.action, Action::Prune(..))).count();
+        let good = self.seen.inventory.seen().values().filter(|file| file.is_good() && self.counts(file)).count();
+        self.policy.asked.has_brake() && deleted > ALWAYS_DELETED && deleted * 2 > good
+    }
+
+    fn is_complete(&self) -> bool {
+        matches!(self.seen.inventory, Inventory::Complete(_))
+    }
+
+    /// Whether the cache held exactly this record, of this storage.
+    fn is_held(&self, record: &Record) -> bool {
+        record.storage.as_ref() == Some(&self.seen.storage) && self.held.contains(&state(record))
+    }
+
+    /// Whether the listing found exactly this, looked into and at rest.
+    fn is_seen(&self, file: &SnapshotFile) -> bool {
+        let listed = self.seen.inventory.seen().get(&file.name);
+        listed.is_some_and(|listed| listed == file) && file.at_rest && file.known.is_some()
+    }
+
+    /// Whether it is proven ours, of the base name, and of no doubtful time.
+    fn counts(&self, file: &SnapshotFile) -> bool {
+        let Some(known) = &file.known else { return false };
+        let owner = match self.seen.owners.get(&file.name) {
+            Some(Owner::Ours) => true,
+            Some(Owner::AnotherHistory) => self.policy.asked.takes_over(),
+            _ => false,
+        };
+        let cluster = match &self.seen.storage {
+            Storage::S3 { .. } if known.cluster.is_none() => self.policy.keep.adopt_unlabelled,
+            Storage::S3 { .. } => known.cluster == self.seen.us.cluster,
+            Storage::Local { .. } => known.manifest.cluster.is_none() || known.manifest.cluster == self.seen.us.cluster,
+        };
+        let told: Vec<_> = known.node.iter().chain(&known.manifest.node).collect();
+        let of_node = |node| file.name.is_of(&self.policy.keep.base, node);
+        let named = if told.is_empty() { of_node(&self.seen.us.node) } else { told.into_iter().all(of_node) };
+        let in_time = file.name.time().is_some_and(|time| time.duration_since(self.now) <= SKEW);
+        owner && cluster && named && in_time && file.at_rest
+    }
+
+    /// The newest good one by its name, and by its last change.
+    fn newest_good(&self) -> Vec<&FileName> {
+        let good = || self.seen.inventory.seen().values().filter(|file| file.is_good() && self.counts(file));
+        let by_name = good().max_by_key(|file| (file.name.time(), file.modified));
+        let by_change = good().max_by_key(|file| (file.modified, file.name.time()));
+        by_name.into_iter().chain(by_change).map(|file| &file.name).collect()
+    }
 }

@@ -4,17 +4,24 @@
 //! up, and it never says no: that is [`check`]'s alone.
 
 pub mod check;
+#[cfg(test)]
+mod fixtures;
 pub mod plan;
 pub mod records;
+pub mod retention;
+pub mod uploads;
 
 use jiff::Timestamp;
 
 pub use check::{Checked, check};
-pub use plan::{Action, Mode, Observed, Plan, Policy, Proof, Reason, Step, Veto};
+pub use plan::{Action, Around, Asked, BucketView, Keep, Mode, Observed, Plan, Policy, Proof, Reason, Step, Veto};
 
-/// What this pass should do. Records first, then what is to be verified; retention and uploads have their place behind.
-pub fn decide(seen: &Observed, _policy: &Policy, now: Timestamp) -> Plan {
+/// What this pass should do: records, what may go, what is to be verified, what goes up. In this order, so that what goes
+/// does not go up.
+pub fn decide(seen: &Observed, policy: &Policy, now: Timestamp) -> Plan {
     let mut steps = records::records(seen, now);
+    steps.extend(retention::retention(seen, policy, now));
     steps.extend(records::verify(seen));
+    steps.extend(uploads::uploads(seen, policy, now));
     Plan(steps)
 }

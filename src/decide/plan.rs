@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::record::{Place, Record, RecordName, Shape, Wanted};
-use crate::snapshot::{FileName, Identity, Inventory, Owner, SnapshotFile, Storage};
+use crate::snapshot::{BaseName, FileName, Identity, Inventory, NodeName, Owner, SnapshotFile, Storage, UploadId, Uploads};
 
 /// Everything that one pass of one storage knows.
 #[derive(Debug)]
@@ -29,6 +31,33 @@ pub struct Observed {
     pub running: BTreeSet<FileName>,
     /// Whether K3s itself manages this storage's records now. None when that could not be found out, which is doubt.
     pub k3s_at_work: Option<bool>,
+    /// What uploads and retention need to know beside this.
+    pub around: Around,
+}
+
+/// What uploads and retention need to know beside the storage and its records. By default nothing is known, and then
+/// nothing is uploaded.
+#[derive(Debug, Default)]
+pub struct Around {
+    /// Nodes that have a Node object or an agent at work. None when that could not be found out: then every node is one of them.
+    pub living: Option<BTreeSet<NodeName>>,
+    /// Files that a running save has named or an upload is reading. They neither go nor go up.
+    pub busy: BTreeSet<FileName>,
+    /// Where the files of this directory go up to. None when there is no bucket, and in the bucket's own pass.
+    pub bucket: Option<BucketView>,
+}
+
+/// A bucket as the pass of a directory sees it.
+#[derive(Debug, Clone)]
+pub struct BucketView {
+    /// The bucket.
+    pub storage: Storage,
+    /// Its records. None while they are not known: then nothing is taken to be there, and the `HEAD` before each upload tells.
+    pub records: Option<Vec<Arc<Record>>>,
+    /// What this node's state says of the uploads of the versions that the listing found.
+    pub uploads: BTreeMap<FileName, Uploads>,
+    /// When this beat began: what has failed since waits for the next one.
+    pub beat: Timestamp,
 }
 
 /// What the user wants.
@@ -38,6 +67,60 @@ pub struct Policy {
     pub mode: Mode,
     /// The reconcile interval.
     pub interval: Duration,
+    /// What retention keeps.
+    pub keep: Keep,
+    /// What a person asked of this run.
+    pub asked: Asked,
+}
+
+/// What retention keeps. By default everything.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Keep {
+    /// The base name of the files that it is about.
+    pub base: BaseName,
+    /// How many good ones the directory keeps; 0 means all (k3s-semantics 2.7).
+    pub local: u32,
+    /// How many good ones of the whole cluster the bucket keeps; 0 means all.
+    pub bucket: u32,
+    /// Whether objects that show no cluster id count as ours.
+    pub adopt_unlabelled: bool,
+}
+
+impl Keep {
+    /// How many good ones this storage keeps; 0 means all.
+    pub fn newest(&self, storage: &Storage) -> u32 {
+        match storage {
+            Storage::Local { .. } => self.local,
+            Storage::S3 { .. } => self.bucket,
+        }
+    }
+}
+
+/// What a person asked of one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Asked {
+    /// Nothing: the loop runs by itself.
+    #[default]
+    Nothing,
+    /// `prune`: a person has looked, so there is no brake.
+    Prune {
+        /// Another history counts as ours in this run.
+        take_over: bool,
+    },
+    /// `upload --missing`: what was uploaded once goes up again where its object is gone.
+    UploadMissing,
+}
+
+impl Asked {
+    /// Whether another history counts as ours.
+    pub fn takes_over(self) -> bool {
+        self == Self::Prune { take_over: true }
+    }
+
+    /// Whether a pass may only delete so many.
+    pub fn has_brake(self) -> bool {
+        !matches!(self, Self::Prune { .. })
+    }
 }
 
 /// Whether to act.
@@ -81,6 +164,13 @@ pub enum Action {
     Forget(Arc<Record>, Proof),
     /// Read the file to its end against its trailer. Long: started if a slot is free, planned again if not.
     Verify(Box<SnapshotFile>),
+    /// Remove the file or object if it is still this version and shows our cluster id, then its sidecar, then its records
+    /// as they were seen: in one step, so that nobody takes it for vanished.
+    Prune(Box<SnapshotFile>, Vec<Arc<Record>>),
+    /// Upload the file and then its sidecar, going on with the multipart upload that was begun. Long, as Verify is.
+    Upload(Box<SnapshotFile>, Option<UploadId>),
+    /// Abort a multipart upload of ours of this name.
+    Abort(FileName, UploadId),
 }
 
 impl Action {
@@ -90,6 +180,9 @@ impl Action {
             Self::Write(_) => "write",
             Self::Forget(..) => "forget",
             Self::Verify(_) => "verify",
+            Self::Prune(..) => "prune",
+            Self::Upload(..) => "upload",
+            Self::Abort(..) => "abort",
         }
     }
 
@@ -98,7 +191,8 @@ impl Action {
         match self {
             Self::Write(wanted) => wanted.name().to_string(),
             Self::Forget(record, _) => record.name.to_string(),
-            Self::Verify(file) => file.name.to_string(),
+            Self::Verify(file) | Self::Prune(file, _) | Self::Upload(file, _) => file.name.to_string(),
+            Self::Abort(name, _) => name.to_string(),
         }
     }
 }
@@ -135,6 +229,14 @@ pub enum Reason {
     FailureExpired,
     /// Its bytes have not been read.
     NotVerified,
+    /// The bucket lacks it and would keep it.
+    NotInBucket,
+    /// Enough newer good ones are there.
+    BeyondRetention,
+    /// It is damaged, and newer damaged ones are there to be looked at.
+    Damaged,
+    /// The file of a multipart upload that was begun is not to go up any more.
+    Abandoned,
 }
 
 impl Reason {
@@ -150,6 +252,10 @@ impl Reason {
             Self::NotASnapshot => "not-a-snapshot",
             Self::FailureExpired => "failure-expired",
             Self::NotVerified => "not-verified",
+            Self::NotInBucket => "not-in-bucket",
+            Self::BeyondRetention => "beyond-retention",
+            Self::Damaged => "damaged",
+            Self::Abandoned => "abandoned",
         }
     }
 }
@@ -161,28 +267,38 @@ pub enum Veto {
     Observing,
     /// K3s manages these records now, or nobody could say whether it does.
     K3sAtWork,
+    /// Retention would delete more at once than anybody expects of it.
+    Brake,
     /// A removal on the word of a listing that did not see everything. Never seen unless `decide` is wrong.
     Incomplete,
-    /// A record of another storage, or one that the cache did not hold. Never seen unless `decide` is wrong.
+    /// A record of another storage, or one that the cache did not hold; a file that is not proven ours. Never seen unless `decide` is wrong.
     NotOurs,
+    /// An upload of what is not good, or a removal as damaged of what is not. Never seen unless `decide` is wrong.
+    NotGood,
+    /// The removal of the newest good one. Never seen unless `decide` is wrong.
+    NewestGood,
 }
 
 impl Veto {
     /// All of them, for metrics.
-    pub const ALL: [Self; 4] = [Self::Observing, Self::K3sAtWork, Self::Incomplete, Self::NotOurs];
+    pub const ALL: [Self; 7] =
+        [Self::Observing, Self::K3sAtWork, Self::Brake, Self::Incomplete, Self::NotOurs, Self::NotGood, Self::NewestGood];
 
     /// The metric's label.
     pub fn word(self) -> &'static str {
         match self {
             Self::Observing => "observing",
             Self::K3sAtWork => "k3s-at-work",
+            Self::Brake => "brake",
             Self::Incomplete => "incomplete",
             Self::NotOurs => "not-ours",
+            Self::NotGood => "not-good",
+            Self::NewestGood => "newest-good",
         }
     }
 
     /// Whether `decide` should never have planned such a step.
     pub fn is_a_mistake(self) -> bool {
-        matches!(self, Self::Incomplete | Self::NotOurs)
+        matches!(self, Self::Incomplete | Self::NotOurs | Self::NotGood | Self::NewestGood)
     }
 }

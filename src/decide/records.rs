@@ -119,7 +119,7 @@ pub fn verify(seen: &Observed) -> Vec<Step> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::plan::{Mode, Policy, Veto};
+    use super::super::plan::{Around, Asked, Keep, Mode, Policy, Veto};
     use super::super::{check, decide};
     use super::*;
     use crate::record::Shape;
@@ -176,7 +176,7 @@ mod tests {
                     Place::Local { dir: "/snapshots".into(), node: node.clone(), has_node_object: true },
                 )
             };
-            let us = Identity { node, cluster: ClusterId::new("uid"), history: None };
+            let us = Identity { node, cluster: ClusterId::new("uid"), member: Member::Silent };
             Observed {
                 owners: owners(&storage, &us, self.inventory.seen()),
                 records: Some(self.records.values().map(|object| Arc::new(cached(object, Program::K3s))).collect()),
@@ -184,6 +184,7 @@ mod tests {
                 shape: SHAPE,
                 running: BTreeSet::new(),
                 k3s_at_work: self.k3s_at_work,
+                around: Around::default(),
                 us,
                 storage,
                 place,
@@ -192,8 +193,11 @@ mod tests {
 
         /// `write NAME because REASON`, a line a step.
         fn plan(&self, mode: Mode) -> Vec<String> {
-            let (seen, policy) = (self.observed(), Policy { mode, interval: std::time::Duration::from_mins(10) });
-            let checked = check(decide(&seen, &policy, time(NOW)), &seen, &policy);
+            let (seen, policy) = (
+                self.observed(),
+                Policy { mode, interval: std::time::Duration::from_mins(10), keep: Keep::default(), asked: Asked::Nothing },
+            );
+            let checked = check(decide(&seen, &policy, time(NOW)), &seen, &policy, time(NOW));
             let line = |step: &Step| {
                 let veto = step.veto.map(|veto| format!(", vetoed: {}", veto.word())).unwrap_or_default();
                 format!("{} {} because {}{veto}", step.action.word(), step.action.subject(), step.reason.word())
@@ -204,8 +208,11 @@ mod tests {
         /// Does what the API server would.
         fn act(&mut self) {
             let seen = self.observed();
-            let policy = Policy { mode: Mode::Manage, interval: std::time::Duration::from_mins(10) };
-            for step in check(decide(&seen, &policy, time(NOW)), &seen, &policy).steps().iter().filter(|step| step.veto.is_none()) {
+            let policy =
+                Policy { mode: Mode::Manage, interval: std::time::Duration::from_mins(10), keep: Keep::default(), asked: Asked::Nothing };
+            for step in
+                check(decide(&seen, &policy, time(NOW)), &seen, &policy, time(NOW)).steps().iter().filter(|step| step.veto.is_none())
+            {
                 match &step.action {
                     Action::Write(wanted) => {
                         let name = wanted.name().to_string();
@@ -219,7 +226,7 @@ mod tests {
                     Action::Forget(record, _) => {
                         self.records.remove(record.name.as_str());
                     }
-                    Action::Verify(_) => {}
+                    _ => {}
                 }
             }
         }
@@ -298,13 +305,14 @@ mod tests {
         world.act();
         world.inventory = Inventory::Failed(Failure::new("x", "x"));
         let seen = world.observed();
-        let policy = Policy { mode: Mode::Manage, interval: std::time::Duration::from_mins(10) };
+        let policy =
+            Policy { mode: Mode::Manage, interval: std::time::Duration::from_mins(10), keep: Keep::default(), asked: Asked::Nothing };
         let record = seen.records.as_ref().unwrap()[0].clone();
         let mut other = (*record).clone();
         other.resource_version = "older".into();
         let name = FileName::new(A).unwrap();
         let forget = |record: &Arc<Record>| Step::new(Action::Forget(record.clone(), Proof::Absent(name.clone())), Reason::Gone);
-        let checked = check(crate::decide::Plan(vec![forget(&record), forget(&Arc::new(other))]), &seen, &policy);
+        let checked = check(crate::decide::Plan(vec![forget(&record), forget(&Arc::new(other))]), &seen, &policy, time(NOW));
         assert_eq!(checked.steps().iter().map(|step| step.veto).collect::<Vec<_>>(), [Some(Veto::Incomplete), Some(Veto::NotOurs)]);
     }
 
@@ -420,7 +428,8 @@ mod tests {
     fn without_records_nothing_is_decided_about_them_and_files_are_verified_all_the_same() {
         let world = World::new(false, vec![file(A, "1", None)]);
         let seen = Observed { records: None, ..world.observed() };
-        let policy = Policy { mode: Mode::Manage, interval: std::time::Duration::from_mins(10) };
+        let policy =
+            Policy { mode: Mode::Manage, interval: std::time::Duration::from_mins(10), keep: Keep::default(), asked: Asked::Nothing };
         let words: Vec<_> = decide(&seen, &policy, time(NOW)).0.iter().map(|step| step.action.word()).collect();
         assert_eq!(words, ["verify"]);
     }

@@ -138,7 +138,7 @@ pub(super) const VETOES: Metric = metric(
     "etcd_snapshot_vetoes_total",
     Kind::Counter,
     &[VETO],
-    "Steps that were planned and not taken, by why not. observing and k3s-at-work are ordinary; incomplete and not-ours mean a mistake in the operator that was stopped: alert on any, and report it.",
+    "Steps that were planned and not taken, by why not. observing and k3s-at-work are ordinary; brake waits for a person to look and to run prune; all others mean a mistake in the operator that was stopped: alert on any, and report it.",
 );
 pub(super) const S3_REQUESTS: Metric = metric(
     "etcd_snapshot_s3_requests_total",

@@ -139,6 +139,12 @@ words! {
         Forget = "forget",
         /// Read a snapshot to its end against its trailer.
         Verify = "verify",
+        /// Remove a file or object that retention does not keep, with its sidecar and record.
+        Prune = "prune",
+        /// Upload a file to the bucket.
+        Upload = "upload",
+        /// Abort a multipart upload.
+        Abort = "abort",
     }
 }
 
@@ -148,6 +154,9 @@ impl From<&decide::Action> for Action {
             decide::Action::Write(_) => Self::Write,
             decide::Action::Forget(..) => Self::Forget,
             decide::Action::Verify(_) => Self::Verify,
+            decide::Action::Prune(..) => Self::Prune,
+            decide::Action::Upload(..) => Self::Upload,
+            decide::Action::Abort(..) => Self::Abort,
         }
     }
 }

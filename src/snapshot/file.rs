@@ -114,6 +114,12 @@ impl Version {
         &self.0
     }
 
+    /// LastModified of an object's version, to the second; None when that cannot be read from it.
+    pub fn last_modified(&self) -> Option<Timestamp> {
+        let (_, seconds) = self.of_content().rsplit_once('.')?;
+        Timestamp::from_second(seconds.parse().ok()?).ok()
+    }
+
     /// The part of the snapshot itself, without its sidecar's: what the verdict on its bytes belongs to.
     pub fn of_content(&self) -> &str {
         self.0.rsplit_once('/').map_or(&self.0, |(content, _)| content)
@@ -291,6 +297,8 @@ mod tests {
         let with = Version::local((1, 2, 3), Some((4, 5, 6)));
         assert_eq!((without.as_str(), with.as_str()), ("1.2.3/-", "1.2.3/4.5.6"));
         assert_eq!(without.of_content(), with.of_content());
-        assert_eq!(Version::s3(("\"ab-2\"", 9, 7), None).as_str(), "ab-2.9.7/-");
+        let object = Version::s3(("\"ab-2\"", 9, 7), Some(("cd", 1, 8)));
+        assert_eq!((object.as_str(), object.last_modified().unwrap().as_second()), ("ab-2.9.7/cd.1.8", 7));
+        assert_eq!((Version::remembered("v").last_modified(), Version::remembered("e.9.x/-").last_modified()), (None, None));
     }
 }

@@ -6,9 +6,11 @@ pub mod file;
 pub mod manifest;
 pub mod name;
 pub mod owner;
+pub mod upload;
 pub mod verify;
 
 pub use file::{Complete, Failure, Inventory, Known, Listing, Metadata, SnapshotFile, Storage, StorageId, Verdict, Version};
 pub use manifest::{Digest, History, Manifest};
-pub use name::{ClusterId, FileName, NameError, NodeName, Program};
-pub use owner::{Identity, Owner};
+pub use name::{BaseName, ClusterId, FileName, NameError, NodeName, Program};
+pub use owner::{Identity, Member, Owner};
+pub use upload::{Upload, UploadId, Uploads};

@@ -69,17 +69,50 @@ impl FileName {
 
     /// Whether the name is `<base>-<node>-<seconds>[.zip]` for some base name.
     pub fn names_node(&self, node: &NodeName) -> bool {
+        self.before_seconds().and_then(|rest| rest.strip_suffix(node.as_str())).is_some_and(|base| base.len() > 1 && base.ends_with('-'))
+    }
+
+    /// Whether the name is exactly `<base>-<node>-<seconds>[.zip]`. That base `prod` is not base `prod-eu` only the node tells.
+    pub fn is_of(&self, base: &BaseName, node: &NodeName) -> bool {
+        let rest = self.before_seconds().and_then(|rest| rest.strip_prefix(base.as_str()));
+        rest.and_then(|rest| rest.strip_prefix('-')) == Some(node.as_str())
+    }
+
+    /// What stands before `-<seconds>[.zip]`.
+    fn before_seconds(&self) -> Option<&str> {
         let stem = self.0.strip_suffix(".zip").unwrap_or(&self.0);
         stem.rsplit_once('-')
             .filter(|(_, seconds)| !seconds.is_empty() && seconds.bytes().all(|b| b.is_ascii_digit()))
-            .and_then(|(rest, _)| rest.strip_suffix(node.as_str()))
-            .is_some_and(|base| base.len() > 1 && base.ends_with('-'))
+            .map(|(rest, _)| rest)
     }
 }
 
 impl fmt::Display for FileName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// What the names of snapshot files begin with, before node and seconds: the setting `etcd-snapshot-name`, or `--name`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BaseName(String);
+
+impl BaseName {
+    /// Takes what makes the name of a snapshot file.
+    pub fn new(text: &str) -> Result<Self, NameError> {
+        FileName::new(text).map(|name| Self(name.0))
+    }
+
+    /// The name as the user gave it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for BaseName {
+    /// That of scheduled snapshots (k3s-semantics 6).
+    fn default() -> Self {
+        Self("etcd-snapshot".into())
     }
 }
 
@@ -213,6 +246,27 @@ mod tests {
         ] {
             assert_eq!(file(name).names_node(&node), names, "{name}");
         }
+    }
+
+    #[test]
+    fn a_file_is_of_a_base_name_only_when_nothing_else_stands_between_base_and_node() {
+        let (base, node) = (BaseName::new("prod").unwrap(), NodeName::new("cp1").unwrap());
+        for (name, is) in [
+            ("prod-cp1-1", true),
+            ("prod-cp1-1.zip", true),
+            ("prod-eu-cp1-1", false),
+            ("prodcp1-1", false),
+            ("prod-cp1", false),
+            ("prod-cp1-", false),
+            ("prod-cp1-1x", false),
+            ("prod-cp1--1", false),
+            ("xprod-cp1-1", false),
+            ("prod-cp1-1.zip.zip", false),
+        ] {
+            assert_eq!(file(name).is_of(&base, &node), is, "{name}");
+        }
+        assert!(file("prod-eu-cp1-1").is_of(&base, &NodeName::new("eu-cp1").unwrap()));
+        assert!(["", ".x", "a/b", "x.part"].iter().all(|text| BaseName::new(text).is_err()));
     }
 
     #[test]

@@ -19,8 +19,17 @@ pub struct Identity {
     pub node: NodeName,
     /// Our cluster; None until the API server or the state has told it.
     pub cluster: Option<ClusterId>,
-    /// Our member's history, where it was asked.
-    pub history: Option<History>,
+    /// What our member has said of its history.
+    pub member: Member,
+}
+
+/// What our etcd member has said of its history, since this process started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Member {
+    /// It has not answered yet. What was remembered from before is no answer: a restore may lie in between.
+    Silent,
+    /// Its last answer, asked after the listing and behind a linearizable read; of an earlier pass while it is away.
+    At(History),
 }
 
 /// Whose a snapshot file is.
@@ -55,7 +64,7 @@ const SURELY_NEWER: SignedDuration = SignedDuration::from_mins(5);
 pub fn owners(storage: &Storage, us: &Identity, listing: &Listing) -> BTreeMap<FileName, Owner> {
     let newer = told_by_newer(storage, us, listing);
     let of_another_history = |file: &SnapshotFile, history: &History| {
-        us.history.as_ref().is_some_and(|member| breaks(history, member))
+        matches!(&us.member, Member::At(member) if breaks(history, member))
             || newer.get(&file.name).is_some_and(|newer| newer.breaks(history))
     };
     let mut found: BTreeMap<FileName, Owner> = listing
@@ -80,6 +89,26 @@ pub fn owners(storage: &Storage, us: &Identity, listing: &Listing) -> BTreeMap<F
         }
     }
     found
+}
+
+/// The same with `etcd-s3-adopt-unlabelled`: an object that shows no cluster id counts as one that shows ours.
+pub fn owners_adopting(storage: &Storage, us: &Identity, listing: &Listing) -> BTreeMap<FileName, Owner> {
+    let mut adopted = listing.clone();
+    for known in adopted.values_mut().filter_map(|file| file.known.as_mut()) {
+        if known.cluster.is_none() && (known.manifest.cluster.is_none() || known.manifest.cluster == us.cluster) {
+            known.cluster.clone_from(&us.cluster);
+        }
+    }
+    owners(storage, us, &adopted)
+}
+
+/// Whether one file alone tells that another, which it is surely newer than, is of another history.
+pub fn tells_of_another_history(newer: &SnapshotFile, older: &SnapshotFile) -> bool {
+    let history = |file: &'_ SnapshotFile| file.known.as_ref().and_then(|known| known.manifest.history.clone());
+    newer.is_good()
+        && surely_newer(newer.name.created_at(newer.modified), older.name.created_at(older.modified))
+        && surely_newer(newer.modified, older.modified)
+        && matches!((history(older), history(newer)), (Some(older), Some(newer)) if breaks(&older, &newer))
 }
 
 #[derive(PartialEq)]
@@ -209,7 +238,7 @@ mod tests {
     }
 
     fn us() -> Identity {
-        Identity { node: NodeName::new("cp1").unwrap(), cluster: ClusterId::new("uid"), history: None }
+        Identity { node: NodeName::new("cp1").unwrap(), cluster: ClusterId::new("uid"), member: Member::Silent }
     }
 
     fn object(seconds: i64, modified: i64, history: Option<(&str, u64)>) -> SnapshotFile {
@@ -288,6 +317,36 @@ mod tests {
         assert_eq!(words(&local, vec![file, foreign, other_node]), ["ours", "another-cluster", "unknown"]);
     }
 
+    #[test]
+    fn what_shows_no_cluster_id_is_adopted_only_when_asked_for_and_nothing_contradicts() {
+        let unlabelled = |seconds, claimed: &str| {
+            let mut file = object(seconds, seconds, Some(("c", 5)));
+            let known = file.known.as_mut().unwrap();
+            (known.cluster, known.manifest.cluster) = (None, ClusterId::new(claimed));
+            file
+        };
+        let mut stranger = unlabelled(4000, "");
+        stranger.known.as_mut().unwrap().cluster = ClusterId::new("another");
+        let all = listing(vec![unlabelled(1000, ""), unlabelled(2000, "uid"), unlabelled(3000, "another"), stranger]);
+        let words = |owners: BTreeMap<FileName, Owner>| owners.into_values().map(Owner::word).collect::<Vec<_>>();
+        assert_eq!(words(owners_adopting(&bucket(), &us(), &all)), ["ours", "ours", "unknown", "another-cluster"]);
+        assert_eq!(words(owners(&bucket(), &us(), &all)), ["unknown", "unknown", "unknown", "another-cluster"]);
+    }
+
+    #[test]
+    fn our_member_tells_of_another_history_and_its_silence_tells_nothing() {
+        let all = listing(vec![object(1000, 1000, Some(("c", 90)))]);
+        for (member, word) in [
+            (Member::Silent, "ours"),
+            (Member::At(History { etcd_cluster: "c".into(), raft_index: 90 }), "ours"),
+            (Member::At(History { etcd_cluster: "c".into(), raft_index: 89 }), "another-history"),
+            (Member::At(History { etcd_cluster: "d".into(), raft_index: 99 }), "another-history"),
+        ] {
+            let us = Identity { member: member.clone(), ..us() };
+            assert_eq!(owners(&bucket(), &us, &all).into_values().map(Owner::word).collect::<Vec<_>>(), [word], "{member:?}");
+        }
+    }
+
     proptest! {
         /// The tree answers what comparing every pair answers.
         #[test]
@@ -304,6 +363,7 @@ mod tests {
                     surely_newer(time(other), time(file)) && surely_newer(other.modified, file.modified)
                         && history(other).is_some_and(|newer| breaks(&mine, &newer))
                 });
+                prop_assert_eq!(plain, all.values().any(|other| tells_of_another_history(other, file)));
                 prop_assert_eq!(fast[&file.name] == Owner::AnotherHistory, plain);
             }
         }

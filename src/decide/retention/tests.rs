@@ -1,0 +1,650 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::super::fixtures::*;
+use super::super::plan::{Asked, Mode, Plan, Veto};
+use super::super::{check, decide};
+use super::*;
+use crate::snapshot::{ClusterId, Failure, History, Known, Manifest, Metadata, Version};
+
+const HOUR: i64 = 3600;
+
+type Change = fn(&mut SnapshotFile);
+const PRUNE: Asked = Asked::Prune { take_over: false };
+const TAKE_OVER: Asked = Asked::Prune { take_over: true };
+
+fn member(etcd_cluster: &str, raft_index: u64) -> Member {
+    Member::At(History { etcd_cluster: etcd_cluster.into(), raft_index })
+}
+
+fn days(days: impl IntoIterator<Item = i64>) -> Vec<SnapshotFile> {
+    days.into_iter().map(|day| good(day * 24 * HOUR)).collect()
+}
+
+fn in_days(gone: Vec<i64>) -> Vec<i64> {
+    gone.into_iter().map(|seconds| seconds / (24 * HOUR)).collect()
+}
+
+#[test]
+fn the_newest_stay_and_the_rest_goes_oldest_first_in_both_storages_each_by_its_own_number() {
+    for storage in [local(), bucket()] {
+        let mut world = World::new(storage.clone(), 3, days(1..=6));
+        assert_eq!(in_days(world.gone()), [6, 5, 4]);
+        assert_eq!(world.plan()[0], format!("prune etcd-snapshot-cp1-{} because beyond-retention", NOW - 6 * 24 * HOUR));
+        world.policy.keep.local = 5;
+        world.policy.keep.bucket = 4;
+        assert_eq!(in_days(world.gone()), if storage == local() { vec![6] } else { vec![6, 5] });
+    }
+}
+
+#[test]
+fn less_than_one_keeps_everything_damaged_ones_too() {
+    let files = days(1..=3).into_iter().chain((4..=9).map(|day| good(day * 24 * HOUR).but(damaged)));
+    assert!(World::new(local(), 0, files).gone().is_empty());
+}
+
+#[test]
+fn a_file_is_of_the_base_name_only_when_its_node_is_known_to_stand_between_base_and_seconds() {
+    let at = NOW - 100 * HOUR;
+    for (text, object, sidecar, goes) in [
+        ("etcd-snapshot-cp1-AT", Some("cp1"), Some("cp1"), true),
+        ("etcd-snapshot-cp1-AT.zip", Some("cp1"), None, true),
+        ("etcd-snapshot-cp2-AT", None, Some("cp2"), true),
+        ("etcd-snapshot-cp2-AT", Some("cp2"), None, true),
+        // Without that knowledge only our own node's name counts.
+        ("etcd-snapshot-cp1-AT", None, None, true),
+        ("etcd-snapshot-cp2-AT", None, None, false),
+        // Two that do not agree are no knowledge.
+        ("etcd-snapshot-cp1-AT", Some("cp1"), Some("cp2"), false),
+        ("etcd-snapshot-cp2-AT", Some("cp1"), Some("cp2"), false),
+        // Another name than the metadata says.
+        ("etcd-snapshot-cp2-AT", Some("cp1"), None, false),
+        // Another base name, though it begins with ours.
+        ("etcd-snapshot-eu-cp1-AT", Some("cp1"), Some("cp1"), false),
+        ("etcd-snapshot-eu-cp1-AT", Some("eu-cp1"), Some("eu-cp1"), true),
+        ("on-demand-cp1-AT", Some("cp1"), Some("cp1"), false),
+        ("etcd-snapshot-AT", Some("cp1"), Some("cp1"), false),
+        ("etcd-snapshot-cp1", Some("cp1"), Some("cp1"), false),
+        ("etcd-snapshot-cp1-ATx", Some("cp1"), Some("cp1"), false),
+        ("etcd-snapshot-cp1-99999999999999", Some("cp1"), Some("cp1"), false),
+    ] {
+        let old = good(100 * HOUR).but(called(&text.replace("AT", &at.to_string()))).but(|file| {
+            known(file).node = object.map(node);
+            known(file).manifest.node = sidecar.map(node);
+        });
+        let world = World::new(bucket(), 1, [good(HOUR), old]);
+        assert_eq!(!world.plan().is_empty(), goes, "{text} {object:?} {sidecar:?}");
+    }
+    let mut world = World::new(local(), 1, [1, 2].map(|ago| good(ago * HOUR).but(called(&format!("on-demand-cp1-{}", NOW - ago * HOUR)))));
+    assert!(world.gone().is_empty());
+    world.policy.keep.base = BaseName::new("on-demand").unwrap();
+    assert_eq!(world.gone(), [2 * HOUR]);
+}
+
+#[test]
+fn what_is_not_ours_not_looked_into_or_not_at_rest_never_goes_and_takes_no_place() {
+    let changes: [(&str, Change); 6] = [
+        ("another cluster's", |file| {
+            known(file).cluster = ClusterId::new("another");
+            known(file).manifest.cluster = ClusterId::new("another");
+        }),
+        ("of nobody known", |file| {
+            known(file).cluster = None;
+            known(file).manifest.cluster = None;
+            known(file).manifest.node = Some(node("cp2"));
+        }),
+        ("not looked into", |file| file.known = None),
+        ("not at rest", |file| file.at_rest = false),
+        ("in the future", |file| file.name = name(&format!("etcd-snapshot-cp1-{}", NOW + 301))),
+        ("another base name's", |file| file.name = name(&format!("on-demand-cp1-{}", file.name.time().unwrap().as_second()))),
+    ];
+    for (what, change) in changes {
+        for storage in [local(), bucket()] {
+            let old = World::new(storage.clone(), 1, [good(HOUR), good(9 * HOUR).but(change)]);
+            assert!(old.gone().is_empty(), "{what}: an old one stays");
+            let new = World::new(storage, 1, [good(HOUR).but(change), good(9 * HOUR), good(10 * HOUR)]);
+            assert_eq!(new.gone(), [10 * HOUR], "{what}: a new one takes no place");
+        }
+    }
+}
+
+#[test]
+fn a_name_five_minutes_ahead_is_not_doubtful_yet() {
+    let ahead = |seconds: i64| good(-seconds).but(|file| file.modified = time(NOW - 9 * HOUR));
+    for (seconds, counts) in [(0, true), (300, true), (301, false), (200_000_000, false)] {
+        let world = World::new(local(), 1, [ahead(seconds), good(HOUR), good(2 * HOUR), good(3 * HOUR)]);
+        // It takes the place by name; the newest by change stays as well.
+        assert_eq!(world.gone(), [3 * HOUR, 2 * HOUR], "{seconds}");
+        let world = World::new(local(), 1, [ahead(seconds), good(12 * HOUR)]);
+        assert_eq!(world.gone().len(), usize::from(counts), "{seconds}");
+    }
+}
+
+#[test]
+fn the_newest_by_name_stay_and_the_newest_by_change_and_the_newest_by_raft_index() {
+    let changed = |ago: i64, changed: i64| good(ago * HOUR).but(|file| file.modified = time(NOW - changed * HOUR));
+    // By name: 1, 2. By change: 5, 6. In the middle: 3, 4.
+    let crossed = [changed(1, 60), changed(2, 50), changed(3, 40), changed(4, 30), changed(5, 20), changed(6, 10)];
+    assert_eq!(World::new(bucket(), 2, crossed).gone(), [4 * HOUR, 3 * HOUR]);
+    // Within the five minutes in which no newer manifest makes another history, a clock that was set back.
+    let back = [(1200, 50), (1150, 51), (1100, 52), (1250, 53), (1240, 54)].map(|(ago, index)| good(ago).but(at_index(index)));
+    assert_eq!(World::new(local(), 2, back).gone(), [1200]);
+}
+
+#[test]
+fn equal_times_leave_exactly_as_many_as_there_are_places() {
+    let nodes = ["cp1", "cp2", "cp3", "cp4"].map(|of| of_node(of, 9 * HOUR));
+    assert_eq!(World::new(bucket(), 3, nodes).plan(), [format!("prune etcd-snapshot-cp1-{} because beyond-retention", NOW - 9 * HOUR)]);
+}
+
+#[test]
+fn a_bucket_counts_the_whole_cluster_and_keeps_the_newest_of_each_living_node() {
+    let files =
+        [of_node("cp1", HOUR), of_node("cp1", 2 * HOUR), of_node("cp2", 3 * HOUR), of_node("cp2", 4 * HOUR), of_node("cp3", 5 * HOUR)];
+    let mut world = World::new(bucket(), 2, files.clone());
+    assert_eq!(world.gone(), [5 * HOUR, 4 * HOUR, 3 * HOUR]);
+    world.living = Some(BTreeSet::from([node("cp1"), node("cp2")]));
+    assert_eq!(world.gone(), [5 * HOUR, 4 * HOUR]);
+    world.living = None;
+    assert_eq!(world.gone(), [4 * HOUR], "who lives is not known, so everybody may");
+    // The node's newest good one: a newer one that is not good is none.
+    world.inventory = complete(files.into_iter().chain([of_node("cp2", 1800).but(damaged)]));
+    assert_eq!(world.gone(), [4 * HOUR]);
+    // A directory is one node's; what was saved there under another node name has no place of its own.
+    world.storage = local();
+    assert_eq!(world.gone(), [5 * HOUR, 4 * HOUR, 3 * HOUR]);
+}
+
+#[test]
+fn what_is_not_good_takes_no_place_and_goes_when_a_good_one_of_its_age_would() {
+    let changes: [(&str, Change); 4] = [
+        ("plausible", |file| known(file).verdict = Verdict::Plausible),
+        ("damaged", damaged),
+        ("without quorum", |file| known(file).manifest.quorum = Some(false)),
+        ("corrupt", |file| known(file).manifest.corrupt = true),
+    ];
+    for (what, bad) in changes {
+        let with = |newest, bad_ago: i64| {
+            let files = [good(2 * HOUR), good(4 * HOUR), good(6 * HOUR), good(bad_ago * HOUR).but(bad)];
+            World::new(bucket(), newest, files).gone()
+        };
+        assert_eq!(with(2, 1), [6 * HOUR], "{what}, the newest of all: no place, and none of the good ones goes for it");
+        assert_eq!(with(2, 3), [6 * HOUR], "{what}, between the two that stay");
+        assert_eq!(with(2, 5), [6 * HOUR, 5 * HOUR], "{what}, older than the two that stay");
+        assert_eq!(with(3, 7), [7 * HOUR], "{what}, the oldest");
+        assert_eq!(with(4, 7), Vec::<i64>::new(), "{what}: a good one would be the fourth");
+        // Newer by one clock is enough, as for a good one.
+        let touched = good(9 * HOUR).but(bad).but(|file| file.modified = time(NOW - HOUR));
+        assert_eq!(World::new(bucket(), 1, [good(2 * HOUR), touched]).gone(), Vec::<i64>::new(), "{what}, changed since");
+        let mut node = World::new(bucket(), 1, [good(2 * HOUR), of_node("cp2", 9 * HOUR).but(bad)]);
+        node.living = None;
+        assert!(node.gone().is_empty(), "{what}: a good one would be the newest of its node");
+        node.add(of_node("cp2", 8 * HOUR));
+        assert_eq!(node.gone(), [9 * HOUR], "{what}: the node has a newer good one");
+    }
+}
+
+#[test]
+fn of_three_damaged_ones_the_newest_two_stay_however_few_good_ones_there_are() {
+    let bad = |ago: i64| good(ago * HOUR).but(damaged);
+    for (files, gone) in [
+        (vec![bad(1), bad(2)], vec![]),
+        (vec![bad(1), bad(2), bad(3)], vec![3]),
+        (vec![bad(1), bad(2), bad(3), bad(4), good(5 * HOUR)], vec![4, 3]),
+        // Neither good nor damaged is not damaged.
+        (vec![bad(1), bad(2), good(3 * HOUR).but(|file| known(file).verdict = Verdict::Plausible)], vec![]),
+    ] {
+        assert_eq!(World::new(local(), 50, files).gone(), gone.into_iter().map(|ago: i64| ago * HOUR).collect::<Vec<_>>());
+    }
+    let world = World::new(local(), 50, [bad(1), bad(2), bad(3)]);
+    assert_eq!(world.plan(), [format!("prune etcd-snapshot-cp1-{} because damaged", NOW - 3 * HOUR)]);
+}
+
+#[test]
+fn nothing_goes_that_changed_just_now_or_that_somebody_is_at_work_on() {
+    let old_name = |changed: i64| good(9 * HOUR).but(|file| file.modified = time(NOW - changed));
+    // Newer by change are two others, so that it has a place by no clock.
+    let around = |changed| [good(20).but(|file| file.modified = time(NOW + 200)), good(10), old_name(changed)];
+    for (changed, goes) in [(299, false), (300, true), (100, false), (-100, false), (301, true)] {
+        let gone = World::new(local(), 1, around(changed)).gone();
+        assert_eq!(gone.contains(&(9 * HOUR)), goes, "{changed}");
+    }
+    let mut world = World::new(local(), 1, days(1..=3));
+    world.busy = BTreeSet::from([days([3])[0].name.clone()]);
+    assert_eq!(in_days(world.gone()), [2]);
+}
+
+#[test]
+fn the_brake_stops_a_pass_that_would_delete_more_than_three_and_more_than_half_of_the_good_ones() {
+    for (good_ones, newest, braked) in [
+        (4, 1, false),
+        (5, 1, true),
+        (5, 2, false),
+        (8, 4, false),
+        (7, 3, true),
+        (60, 30, false),
+        (60, 29, true),
+        (60, 5, true),
+        (50, 5, true),
+    ] {
+        let mut world = World::new(local(), newest, days(1..=good_ones));
+        let lines = world.plan();
+        assert_eq!(lines.len(), usize::try_from(good_ones).unwrap() - newest as usize);
+        assert!(lines.iter().all(|line| line.ends_with(", vetoed: brake") == braked), "{good_ones} {newest} {lines:?}");
+        assert_eq!(world.apply().is_empty(), braked);
+        if braked {
+            world.policy.asked = PRUNE;
+            assert_eq!(world.apply().len(), lines.len(), "a person has looked");
+            assert!(world.plan().is_empty());
+        }
+    }
+    // What is not good counts among what goes, and not among the good ones.
+    let files =
+        days(1..=2).into_iter().chain((3..=6).map(|day| good(day * 24 * HOUR).but(|file| known(file).verdict = Verdict::Plausible)));
+    assert!(World::new(bucket(), 1, files).plan().iter().all(|line| line.ends_with("brake")));
+    // Nor do those of another base name.
+    let others = (1..=60).map(|day| good(day * HOUR).but(called(&format!("on-demand-cp1-{}", NOW - day * HOUR))));
+    assert!(World::new(local(), 1, days(1..=6).into_iter().chain(others)).plan().iter().all(|line| line.ends_with("brake")));
+}
+
+#[test]
+fn retention_waits_for_an_answer_of_our_member_a_complete_listing_and_a_buckets_records() {
+    let mut world = World::new(bucket(), 1, days(1..=2));
+    let all = world.inventory.seen().clone();
+    world.member = Member::Silent;
+    assert!(world.plan().is_empty());
+    world.policy.asked = TAKE_OVER;
+    assert!(world.plan().is_empty());
+    world.member = member("c", 1);
+    assert_eq!(world.plan().len(), 1);
+    world.records = None;
+    assert!(world.plan().is_empty());
+    world.records = Some(Vec::new());
+    for inventory in [Inventory::Partial(all, Failure::new("x", "x")), Inventory::Failed(Failure::new("x", "x"))] {
+        world.inventory = inventory;
+        assert!(world.plan().is_empty());
+    }
+}
+
+#[test]
+fn a_directory_waits_neither_for_records_nor_for_an_answer_about_k3s_and_a_bucket_does() {
+    for (storage, at_work, veto) in [
+        (local(), None, None),
+        (local(), Some(true), Some(Veto::K3sAtWork)),
+        (bucket(), None, Some(Veto::K3sAtWork)),
+        (bucket(), Some(true), Some(Veto::K3sAtWork)),
+    ] {
+        let mut world = World::new(storage.clone(), 1, days(1..=2));
+        world.k3s_at_work = at_work;
+        world.records = (storage == bucket()).then(Vec::new);
+        assert_eq!(pruned(&world.checked()).map(|(_, step)| step.veto).collect::<Vec<_>>(), [veto]);
+    }
+    let mut world = World::new(local(), 1, days(1..=9));
+    world.policy.mode = Mode::Observe;
+    assert!(world.plan().iter().all(|line| line.ends_with("vetoed: observing")) && world.plan().len() == 8);
+}
+
+#[test]
+fn another_history_is_left_alone_until_it_is_taken_over_and_that_takes_two_runs() {
+    // Five of the old history, up to index 90; restored to 40; then new ones.
+    let old = (0..5).map(|at| good((30 - at) * 24 * HOUR).but(at_index(50 + 10 * u64::try_from(at).unwrap())));
+    let mut world = World::new(bucket(), 3, old);
+    world.member = member("c", 45);
+    assert!(world.plan().is_empty(), "nobody has looked yet");
+    let save = |world: &mut World, day: i64, index: u64| {
+        world.add(good(day * 24 * HOUR).but(at_index(index)));
+        world.member = member("c", index);
+    };
+    save(&mut world, 20, 46);
+    assert!(world.plan().is_empty());
+    world.policy.asked = TAKE_OVER;
+    assert_eq!(in_days(world.apply().iter().map(|name| NOW - name.time().unwrap().as_second()).collect()), [30, 29, 28]);
+    assert!(world.plan().is_empty());
+    world.policy.asked = Asked::Nothing;
+    for (day, index) in [(19, 60), (18, 80)] {
+        save(&mut world, day, index);
+        assert!(world.apply().is_empty(), "two of the old history are left, and three are ours");
+    }
+    world.policy.asked = PRUNE;
+    assert!(world.apply().is_empty(), "a prune that does not take over is an ordinary one");
+    world.policy.asked = TAKE_OVER;
+    assert_eq!(world.apply().len(), 2);
+    assert_eq!(world.inventory.seen().len(), 3);
+}
+
+#[test]
+fn what_tells_another_history_from_ours_stays_as_long_as_that_is_there() {
+    let old = (0..4).map(|at| good((40 - at) * 24 * HOUR).but(at_index(900 + u64::try_from(at).unwrap())));
+    let old: Vec<_> = old.collect();
+    let mut world = World::new(bucket(), 2, old.clone());
+    // Restored to index 5; our member passes 900 long before the last of these saves.
+    for (day, index) in (0..20_i64).map(|at| (30 - at, 10 + 100 * u64::try_from(at).unwrap())) {
+        world.add(good(day * 24 * HOUR).but(at_index(index)));
+        world.member = member("c", index);
+        world.apply();
+        assert!(old.iter().all(|file| world.inventory.seen().contains_key(&file.name)), "an old one went at index {index}");
+    }
+    let left: Vec<_> = world.inventory.seen().values().skip(4).map(|file| file.known.clone().unwrap().manifest.history.unwrap()).collect();
+    assert_eq!(
+        left.iter().map(|history| history.raft_index).collect::<Vec<_>>(),
+        [810, 1810, 1910],
+        "the last one that tells, and two that have places"
+    );
+    // With the old ones goes what told of them.
+    world.policy.asked = TAKE_OVER;
+    assert_eq!(world.apply().len(), 5);
+    assert_eq!(world.inventory.seen().len(), 2);
+}
+
+#[test]
+fn what_shows_no_cluster_id_goes_only_when_it_is_adopted() {
+    let unlabelled = |ago: i64| good(ago * HOUR).but(|file| (known(file).cluster, known(file).manifest.cluster) = (None, None));
+    let mut world = World::new(bucket(), 1, [good(HOUR), unlabelled(2), unlabelled(3)]);
+    assert!(world.plan().is_empty());
+    world.policy.keep.adopt_unlabelled = true;
+    assert_eq!(world.gone(), [3 * HOUR, 2 * HOUR]);
+}
+
+#[test]
+fn a_prune_takes_the_records_of_its_file_along() {
+    let mut world = World::new(bucket(), 1, days(1..=2));
+    let (new, old) = (days([1]).remove(0), days([2]).remove(0));
+    let mine = record(&old, &bucket(), |_| {});
+    let held = record(&old, &bucket(), |object| {
+        object.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(time(NOW)));
+    });
+    world.records = Some(vec![record(&new, &bucket(), |_| {}), mine.clone(), held, record(&old, &local(), |_| {})]);
+    let checked = world.checked();
+    let records: Vec<_> = checked
+        .steps()
+        .iter()
+        .filter_map(|step| match &step.action {
+            Action::Prune(_, records) => Some((records.clone(), step.veto)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(records, [(vec![mine], None)]);
+}
+
+#[test]
+fn the_check_refuses_what_a_wrong_decision_would_delete() {
+    type Wrong = fn(&mut World, &mut SnapshotFile, &mut Reason);
+    let table: [(&str, Wrong, Option<Veto>); 16] = [
+        ("right", |_, _, _| {}, None),
+        (
+            "partial",
+            |world, _, _| world.inventory = Inventory::Partial(world.inventory.seen().clone(), Failure::new("x", "x")),
+            Some(Veto::Incomplete),
+        ),
+        ("member silent", |world, _, _| world.member = Member::Silent, Some(Veto::NotOurs)),
+        ("member elsewhere", |world, _, _| world.member = member("other", 1), Some(Veto::NotOurs)),
+        ("our cluster unknown", |world, _, _| world.cluster = None, Some(Veto::NotOurs)),
+        ("our cluster another", |world, _, _| world.cluster = ClusterId::new("other"), Some(Veto::NotOurs)),
+        ("replaced since", |_, file, _| file.version = Version::remembered("2"), Some(Veto::NotOurs)),
+        ("not listed", |_, file, _| file.name = name("etcd-snapshot-cp1-1"), Some(Veto::NotOurs)),
+        ("base name", |world, _, _| world.policy.keep.base = BaseName::new("on-demand").unwrap(), Some(Veto::NotOurs)),
+        ("clock back", |world, _, _| world.now = NOW - 4000 * HOUR, Some(Veto::NotOurs)),
+        (
+            "being written",
+            |world, file, _| {
+                file.at_rest = false;
+                world.add(file.clone());
+            },
+            Some(Veto::NotOurs),
+        ),
+        (
+            "not looked into",
+            |world, file, _| {
+                file.known = None;
+                world.add(file.clone());
+            },
+            Some(Veto::NotOurs),
+        ),
+        (
+            "unlabelled",
+            |world, file, _| {
+                known(file).cluster = None;
+                world.add(file.clone());
+            },
+            Some(Veto::NotOurs),
+        ),
+        (
+            "two nodes",
+            |world, file, _| {
+                known(file).node = Some(node("cp2"));
+                world.add(file.clone());
+            },
+            Some(Veto::NotOurs),
+        ),
+        ("not damaged", |_, _, reason| *reason = Reason::Damaged, Some(Veto::NotGood)),
+        ("newest", |_, file, _| *file = days([1]).remove(0).but(at_index(7)), Some(Veto::NewestGood)),
+    ];
+    for (what, change, veto) in table {
+        let mut world = World::new(bucket(), 1, days(1..=3).into_iter().map(|file| file.but(at_index(7))));
+        let (mut file, mut reason) = (days([3]).remove(0).but(at_index(7)), Reason::BeyondRetention);
+        change(&mut world, &mut file, &mut reason);
+        let seen = world.observed();
+        let plan = Plan(vec![Step::new(Action::Prune(Box::new(file), Vec::new()), reason)]);
+        assert_eq!(check(plan, &seen, &world.policy, time(world.now)).steps()[0].veto, veto, "{what}");
+    }
+    // Newest by change alone; and with a record that is another file's.
+    let touched = days([3]).remove(0).but(|file| file.modified = time(NOW - HOUR));
+    let mut world = World::new(bucket(), 1, days(1..=2).into_iter().chain([touched.clone()]));
+    let other = record(&days([1])[0], &bucket(), |_| {});
+    world.records = Some(vec![other.clone()]);
+    let veto = |file: &SnapshotFile, records: Vec<Arc<crate::record::Record>>| {
+        let plan = Plan(vec![Step::new(Action::Prune(Box::new(file.clone()), records), Reason::BeyondRetention)]);
+        check(plan, &world.observed(), &world.policy, time(NOW)).steps()[0].veto
+    };
+    assert_eq!(veto(&touched, vec![]), Some(Veto::NewestGood));
+    assert_eq!(veto(&days([2])[0], vec![other]), Some(Veto::NotOurs));
+}
+
+/// Anything that a storage of ours may hold.
+fn any_file() -> impl Strategy<Value = SnapshotFile> {
+    let verdict = prop_oneof![6 => Just(Verdict::Whole), 1 => Just(Verdict::Plausible), 2 => Just(Verdict::Damaged("d".into()))];
+    let whose = (
+        prop_oneof![6 => Just("uid"), 1 => Just("another"), 1 => Just("")],
+        prop_oneof![5 => Just("cp1"), 2 => Just("cp2"), 1 => Just("")],
+        prop_oneof![5 => Just("cp1"), 2 => Just("cp2"), 1 => Just("")],
+    );
+    let times = (prop_oneof![8 => -10..200_i64, 1 => -3000..-10_i64], -2..200_i64, prop::option::of(0..100_u64));
+    let ways = (any::<prop::sample::Index>(), 0..20_u8);
+    (verdict, whose, times, ways).prop_map(|(verdict, (cluster, of, said), (ago, changed, index), (base, odd))| {
+        let base = ["etcd-snapshot", "etcd-snapshot", "etcd-snapshot", "on-demand", "etcd-snapshot-eu"][base.index(5)];
+        let manifest = Manifest {
+            cluster: ClusterId::new(cluster),
+            node: NodeName::new(said).ok(),
+            history: index.map(|raft_index| History { etcd_cluster: "c".into(), raft_index }),
+            quorum: (odd == 1).then_some(false),
+            corrupt: odd == 2,
+            ..Manifest::default()
+        };
+        let (cluster, node, metadata) = (ClusterId::new(cluster), NodeName::new(said).ok(), Metadata::InRecord(None));
+        SnapshotFile {
+            name: name(&format!("{base}-{}-{}", if of.is_empty() { "x" } else { of }, NOW - ago * 60)),
+            size: 1,
+            modified: time(NOW - changed * 60),
+            version: Version::remembered("v"),
+            at_rest: odd != 3,
+            known: (odd != 4).then_some(Known { verdict, manifest, cluster, node, token_hash: None, metadata }),
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// The laws, over anything: what goes is ours and judged, the newest stay, nothing is a mistake to the check, the
+    /// brake holds, and once done there is nothing left to do.
+    #[test]
+    fn the_laws_hold_over_anything(
+        in_bucket in any::<bool>(), newest in 0..8_u32, files in prop::collection::vec(any_file(), 0..40),
+        asked in prop::sample::select(vec![Asked::Nothing, PRUNE, TAKE_OVER]), index in 0..150_u64, adopt in any::<bool>(), living in any::<bool>()
+    ) {
+        let mut world = World::new(if in_bucket { bucket() } else { local() }, newest, files);
+        world.policy.asked = asked;
+        world.policy.keep.adopt_unlabelled = adopt;
+        world.member = member("c", index);
+        world.living = living.then(|| BTreeSet::from([node("cp2")]));
+        let (before, seen, checked) = (world.inventory.seen().clone(), world.observed(), world.checked());
+        let going: BTreeSet<_> = pruned(&checked).map(|(file, _)| file.name.clone()).collect();
+        for (file, step) in pruned(&checked) {
+            prop_assert!(step.veto.is_none_or(|veto| !veto.is_a_mistake()), "{:?}", step);
+            let owner = seen.owners[&file.name];
+            prop_assert!(owner == Owner::Ours || asked == TAKE_OVER && owner == Owner::AnotherHistory);
+            prop_assert!(file.known.is_some() && file.at_rest && file.name.as_str().starts_with("etcd-snapshot-cp"));
+            prop_assert!(file.name.time().unwrap() <= time(NOW + 300) && file.modified <= time(NOW - 300));
+        }
+        let ours = |file: &&SnapshotFile| {
+            seen.owners[&file.name] == Owner::Ours && file.is_good() && file.at_rest && file.name.time() <= Some(time(NOW + 300))
+                && file.known.as_ref().unwrap().node.as_ref().or(Some(&node("cp1"))).is_some_and(|of| file.name.is_of(&BaseName::default(), of))
+        };
+        let mut by_name: Vec<_> = before.values().filter(ours).collect();
+        by_name.sort_by_key(|file| (file.name.time(), &file.name));
+        let mut by_change = by_name.clone();
+        by_change.sort_by_key(|file| (file.modified, file.name.time(), &file.name));
+        for order in [by_name, by_change] {
+            // Taken over, another history's may be newer and have the places.
+            let have = order.iter().rev().take(newest as usize).filter(|_| asked != TAKE_OVER);
+            prop_assert!(have.into_iter().all(|file| !going.contains(&file.name)));
+            prop_assert!(order.is_empty() || order.iter().any(|file| !going.contains(&file.name)) || asked == TAKE_OVER);
+        }
+        let good = before.values().filter(|file| file.is_good()).count();
+        let gone = world.apply();
+        prop_assert!(gone.is_empty() || asked.has_brake() <= (gone.len() <= 3.max(good / 2)));
+        prop_assert!(asked.has_brake() || gone.len() == going.len());
+        if asked == TAKE_OVER {
+            // What does not tell its history is ours once nothing of another one is left beside it: in the second run.
+            world.apply();
+        }
+        if !gone.is_empty() || going.is_empty() {
+            prop_assert!(world.plan().is_empty(), "left: {:?}", world.plan());
+        }
+    }
+}
+
+/// What can happen to a directory or a bucket.
+#[derive(Debug, Clone)]
+enum Event {
+    Save,
+    SaveDamaged,
+    Wait(i64),
+    /// The node's clock is off by so many seconds from now on.
+    Clock(i64),
+    Keep(u32),
+    /// A file of another cluster, of nobody known, of another base name.
+    Foreign(u8),
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let clock = prop_oneof![Just(0), -7200..7200_i64, Just(-400_000_000), Just(130_000_000), Just(130_000_000 - 3000)];
+    prop_oneof![
+        8 => Just(Event::Save),
+        1 => Just(Event::SaveDamaged),
+        4 => prop_oneof![1..400_i64, Just(HOUR), Just(24 * HOUR)].prop_map(Event::Wait),
+        3 => clock.prop_map(Event::Clock),
+        1 => prop_oneof![Just(50), Just(5), 1..4_u32].prop_map(Event::Keep),
+        1 => (0..3_u8).prop_map(Event::Foreign),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Whatever the clock does between saves, the newest of them that are good are never deleted, nor anything foreign.
+    #[test]
+    fn no_jump_of_the_clock_costs_a_snapshot(in_bucket in any::<bool>(), events in prop::collection::vec(any_event(), 1..60)) {
+        let mut world = World::new(if in_bucket { bucket() } else { local() }, 5, []);
+        world.policy.asked = PRUNE;
+        let (mut now, mut off, mut index) = (NOW, 0, 100);
+        // In the order in which they were saved, whatever their names say.
+        let mut saves: Vec<FileName> = Vec::new();
+        let mut foreign: Vec<FileName> = Vec::new();
+        for event in events {
+            now += 1;
+            index += 7;
+            match event {
+                Event::Save | Event::SaveDamaged => {
+                    let mut file = good(NOW - now - off).but(at_index(index));
+                    if in_bucket {
+                        // LastModified is the server's clock.
+                        file.modified = time(now);
+                    }
+                    // One second, one name: the next save takes it, as it does in a directory.
+                    saves.retain(|name| *name != file.name);
+                    if matches!(event, Event::Save) { saves.push(file.name.clone()) } else { damaged(&mut file) }
+                    world.add(file);
+                }
+                Event::Wait(seconds) => now += seconds,
+                Event::Clock(seconds) => off = seconds,
+                Event::Keep(newest) => (world.policy.keep.local, world.policy.keep.bucket) = (newest, newest),
+                Event::Foreign(kind) => {
+                    let mut file = of_node("x", NOW - now).but(at_index(index));
+                    match kind {
+                        0 => (known(&mut file).cluster, known(&mut file).manifest.cluster) = (ClusterId::new("another"), ClusterId::new("another")),
+                        1 => (known(&mut file).cluster, known(&mut file).manifest.cluster) = (None, None),
+                        _ => file.name = name(&format!("on-demand-x-{now}")),
+                    }
+                    if kind == 1 {
+                        known(&mut file).node = None;
+                        known(&mut file).manifest.node = None;
+                    }
+                    foreign.push(file.name.clone());
+                    world.add(file);
+                }
+            }
+            world.now = now + off;
+            world.member = member("c", index);
+            let newest: Vec<_> = saves.iter().rev().take(world.policy.keep.local as usize).cloned().collect();
+            let gone = world.apply();
+            for name in &gone {
+                prop_assert!(!newest.contains(name), "{name} went, of {newest:?}");
+                prop_assert!(!foreign.contains(name));
+            }
+            saves.retain(|name| !gone.contains(name));
+            prop_assert!(world.plan().is_empty());
+        }
+    }
+
+    /// Restores with a clock that goes right: nothing of an earlier history is deleted, the newest of ours stay, and their
+    /// number does not grow beyond what has a place or tells the histories apart.
+    #[test]
+    fn no_restore_costs_a_snapshot(
+        newest in 1..5_u32, lives in prop::collection::vec((1..12_usize, 1..500_u64, 0..100_u64), 1..4), in_bucket in any::<bool>()
+    ) {
+        let mut world = World::new(if in_bucket { bucket() } else { local() }, newest, []);
+        world.policy.asked = PRUNE;
+        let mut now = NOW - 1000 * 24 * HOUR;
+        let mut index = 1000;
+        let (mut ours, mut lost): (Vec<(FileName, u64)>, Vec<FileName>) = (Vec::new(), Vec::new());
+        for (saves, step, back_to) in lives {
+            index = index * back_to / 100 + 1;
+            lost.extend(ours.extract_if(.., |(_, at)| *at > index).map(|(name, _)| name));
+            for _ in 0..saves {
+                now += 24 * HOUR;
+                let file = good(NOW - now).but(at_index(index));
+                ours.push((file.name.clone(), index));
+                world.add(file);
+                // Our member is asked when the next save is due.
+                index += step;
+                world.now = now + 24 * HOUR - 1;
+                world.member = member("c", index);
+                let gone = world.apply();
+                prop_assert!(lost.iter().all(|name| !gone.contains(name)), "of an earlier history: {gone:?}");
+                let newest: Vec<_> = ours.iter().rev().take(newest as usize).collect();
+                prop_assert!(newest.iter().all(|(name, _)| !gone.contains(name)));
+                ours.retain(|(name, _)| !gone.contains(name));
+                prop_assert!(world.plan().is_empty());
+            }
+        }
+    }
+}
+
+#[test]
+fn decide_plans_what_retention_says() {
+    let world = World::new(local(), 1, days(1..=2));
+    let words: Vec<_> = decide(&world.observed(), &world.policy, time(NOW)).0.iter().map(|step| step.action.word()).collect();
+    assert!(words.contains(&"prune"));
+}

@@ -1,0 +1,149 @@
+//! Which local files go up, and which objects have vanished.
+//!
+//! In: the pass of a directory with its bucket as far as known; for what vanished, the pass of a bucket. Out: upload and
+//! abort steps, newest first; names. A file goes up once: what its state calls done stays done, whatever became of the object.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::plan::{Action, Asked, BucketView, Keep, Observed, Policy, Reason, Step};
+use super::retention::Shelf;
+use crate::record::Record;
+use crate::snapshot::owner::{owners, owners_adopting};
+use crate::snapshot::{ClusterId, FileName, Identity, Inventory, Listing, NodeName, Owner, SnapshotFile, Storage, Upload};
+
+/// The uploads of this pass, newest first, and multipart uploads to be aborted since their file is not to go up any more.
+///
+/// A file goes up when it is good and ours, the bucket lacks it as far as its records are known, and bucket retention
+/// would keep it if all that is good and ours here were there. None while the listing is not complete or our cluster id,
+/// which every object shows, is not known.
+pub fn uploads(seen: &Observed, policy: &Policy, now: Timestamp) -> Vec<Step> {
+    let (Storage::Local { .. }, Inventory::Complete(all), Some(bucket), Some(cluster)) =
+        (&seen.storage, &seen.inventory, &seen.around.bucket, &seen.us.cluster)
+    else {
+        return Vec::new();
+    };
+    let there = there(bucket, cluster, policy.keep.adopt_unlabelled);
+    let files = all.listing().values();
+    let may_go = |file: &&SnapshotFile| file.is_good() && file.at_rest && seen.owners.get(&file.name) == Some(&Owner::Ours);
+    let lacking: Vec<&SnapshotFile> = files.filter(may_go).filter(|file| !there.contains(&file.name)).collect();
+    let upload = |name: &FileName| bucket.uploads.get(name).and_then(|uploads| uploads.get(&bucket.storage.id()));
+    let is_due = |file: &&&SnapshotFile| match upload(&file.name) {
+        None | Some(Upload::Begun { .. }) => true,
+        Some(Upload::Done) => policy.asked == Asked::UploadMissing,
+        // In the future: a clock has been set back since.
+        Some(Upload::Failed { at, .. }) => *at < bucket.beat || *at > now,
+    };
+    let mut due: Vec<&SnapshotFile> =
+        lacking.iter().filter(is_due).filter(|file| !seen.around.busy.contains(&file.name)).copied().collect();
+    if !due.is_empty() {
+        let kept = kept(&lacking, bucket, cluster, seen, &policy.keep, now);
+        due.retain(|file| kept.contains(&file.name));
+    }
+    due.sort_by_key(|file| Reverse((file.name.created_at(file.modified), &file.name)));
+    let begun = |name: &FileName| match upload(name) {
+        Some(Upload::Begun { id }) => Some(id.clone()),
+        _ => None,
+    };
+    let mut steps: Vec<Step> =
+        due.iter().map(|file| Step::new(Action::Upload(Box::new((*file).clone()), begun(&file.name)), Reason::NotInBucket)).collect();
+
+    let going_up: BTreeSet<&FileName> = due.iter().map(|file| &file.name).collect();
+    for name in bucket.uploads.keys().filter(|name| !going_up.contains(name) && !seen.around.busy.contains(*name)) {
+        // What cannot be judged yet may still go on.
+        let judged = all.listing().get(name).is_none_or(|file| file.at_rest && file.known.is_some());
+        steps.extend(begun(name).filter(|_| judged).map(|id| Step::new(Action::Abort(name.clone(), id), Reason::Abandoned)));
+    }
+    steps
+}
+
+/// The names under which the bucket has a file of ours, or may have. A failure record has none behind it, and what
+/// is not proven ours only the `HEAD` of an upload can judge.
+fn there<'a>(bucket: &'a BucketView, cluster: &ClusterId, adopt_unlabelled: bool) -> BTreeSet<&'a FileName> {
+    let shows_ours = |record: &Record| match record.known.as_ref().map(|known| &known.cluster) {
+        Some(Some(shown)) => shown == cluster,
+        Some(None) => adopt_unlabelled,
+        None => true,
+    };
+    let records = bucket.records.iter().flatten();
+    records
+        .filter(|record| !record.terminating && !record.is_failure() && shows_ours(record))
+        .filter_map(|record| record.file.as_ref())
+        .collect()
+}
+
+/// Which of these local files the bucket's retention would keep, if all of them were there.
+fn kept(
+    lacking: &[&SnapshotFile],
+    bucket: &BucketView,
+    cluster: &ClusterId,
+    seen: &Observed,
+    keep: &Keep,
+    now: Timestamp,
+) -> BTreeSet<FileName> {
+    let mut listing = Listing::new();
+    for file in bucket.records.iter().flatten().filter(|record| !record.terminating).filter_map(|record| as_object(record)) {
+        listing.insert(file.name.clone(), file);
+    }
+    for file in lacking {
+        listing.insert(file.name.clone(), once_uploaded(file, cluster, &seen.us.node));
+    }
+    let kept = kept_of(&listing, &bucket.storage, &seen.us, seen.around.living.as_ref(), keep, now);
+    lacking.iter().map(|file| &file.name).filter(|name| kept.contains(name)).cloned().collect()
+}
+
+/// What is ours in a bucket with these objects and would not go.
+fn kept_of<'a>(
+    listing: &'a Listing,
+    storage: &Storage,
+    us: &Identity,
+    living: Option<&BTreeSet<NodeName>>,
+    keep: &Keep,
+    now: Timestamp,
+) -> BTreeSet<&'a FileName> {
+    let judge = if keep.adopt_unlabelled { owners_adopting } else { owners };
+    let owners = judge(storage, us, listing);
+    let shelf = Shelf { storage, us, listing, owners: &owners, living };
+    let going: BTreeSet<&FileName> = shelf.going(keep, false, now).into_iter().map(|(file, _)| &file.name).collect();
+    listing.keys().filter(|name| owners[*name] == Owner::Ours && !going.contains(name)).collect()
+}
+
+/// The object that a local file becomes, with the age of the file: that it changed in the bucket just now makes no old one new.
+fn once_uploaded(file: &SnapshotFile, cluster: &ClusterId, node: &NodeName) -> SnapshotFile {
+    let mut object = file.clone();
+    if let Some(known) = &mut object.known {
+        known.cluster = Some(cluster.clone());
+        known.node = Some(known.manifest.node.as_ref().unwrap_or(node).clone());
+    }
+    object
+}
+
+/// The object that a record tells of; None when the record is not believed.
+fn as_object(record: &Record) -> Option<SnapshotFile> {
+    let (name, version) = (record.file.clone()?, record.version.clone()?);
+    let known = record.known.as_deref()?.clone();
+    let modified = version.last_modified().or_else(|| name.time())?;
+    Some(SnapshotFile { name, size: 0, modified, version, at_rest: true, known: Some(known) })
+}
+
+/// In the pass of a bucket: the good objects of ours that are gone though retention would have kept them, by their records.
+/// Nothing is known to have vanished while the listing is not complete.
+pub fn vanished(seen: &Observed, policy: &Policy, now: Timestamp) -> Vec<FileName> {
+    let (Storage::S3 { .. }, Inventory::Complete(all)) = (&seen.storage, &seen.inventory) else { return Vec::new() };
+    let is_gone = |object: &SnapshotFile| object.is_good() && !all.listing().contains_key(&object.name);
+    let records = seen.records.iter().flatten().filter(|record| !record.terminating);
+    let gone: BTreeMap<FileName, SnapshotFile> =
+        records.filter_map(|record| as_object(record)).filter(is_gone).map(|object| (object.name.clone(), object)).collect();
+    if gone.is_empty() {
+        return Vec::new();
+    }
+    let mut listing = all.listing().clone();
+    listing.extend(gone.clone());
+    let kept = kept_of(&listing, &seen.storage, &seen.us, seen.around.living.as_ref(), &policy.keep, now);
+    gone.into_keys().filter(|name| kept.contains(name)).collect()
+}
+
+#[cfg(test)]
+mod tests;

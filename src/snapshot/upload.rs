@@ -1,0 +1,40 @@
+//! What became of one file's upload to one bucket, as the state of its node remembers it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use jiff::Timestamp;
+
+use super::file::StorageId;
+
+/// The id that the S3 server gave a multipart upload.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UploadId(pub String);
+
+impl fmt::Display for UploadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How far the upload of one version of a file has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Upload {
+    /// A multipart upload was begun and neither completed nor aborted.
+    Begun {
+        /// Its id.
+        id: UploadId,
+    },
+    /// The bucket has had it; it is not uploaded again, whatever became of the object.
+    Done,
+    /// It did not succeed.
+    Failed {
+        /// When.
+        at: Timestamp,
+        /// Why, in one sentence.
+        why: String,
+    },
+}
+
+/// Uploads of one version of a file, by the bucket's storage id: a new bucket starts anew.
+pub type Uploads = BTreeMap<StorageId, Upload>;
