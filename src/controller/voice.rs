@@ -73,7 +73,9 @@ mod tests {
     fn what_is_gone_is_forgotten() {
         let voice = Voice::default();
         let denied = Failure::new("denied", "403");
-        ["file a", "file b"].iter().for_each(|about| _ = voice.hear(about, Some(&denied)));
+        for about in ["file a", "file b"] {
+            voice.hear(about, Some(&denied));
+        }
         voice.forget(|about| about == "file a");
         assert_eq!(["file a", "file b"].map(|about| voice.hear(about, None)), [Turn::Quiet, Turn::Ended]);
     }
