@@ -195,7 +195,7 @@ mod tests {
         health.directory_listed();
         let (status, _, body) = ask(&server, "/readyz").await;
         assert_eq!((status.as_str(), body.as_str()), ("HTTP/1.1 200 OK", "ready\n"));
-        health.directory_replaced("its inode was 5 and is 9");
+        health.directory_replaced(Some("its inode was 5 and is 9".into()));
         let (status, _, body) = ask(&server, "/healthz").await;
         assert_eq!((status.as_str(), body), ("HTTP/1.1 503 Service Unavailable", health.healthy().text));
         assert!(ask(&server, "/").await.2.contains("/metrics, /healthz, /readyz"));
