@@ -86,6 +86,7 @@ pub async fn agent(settings: RunSettings, stop: CancellationToken) -> Result<(),
         stop: stop.clone(),
         around: Mutex::new(Surroundings::default()),
         heard: Notify::new(),
+        looking: tokio::sync::Mutex::default(),
         settings,
     });
     super::directory::remembered_cluster(&directory, &shared);

@@ -58,7 +58,12 @@ impl BucketLoop {
         let access = match self.access().await {
             Ok(Some(access)) => access,
             Ok(None) => return self.none(),
-            Err(failure) => return Some(self.ill(Part::Settings, &failure, began)),
+            Err(failure) => {
+                // Who cannot read the settings does not keep the Lease from those who can.
+                self.resign();
+                self.shared.metrics.leads(metrics::Leadership::Follower);
+                return Some(self.ill(Part::Settings, &failure, began));
+            }
         };
         self.hear(Part::Settings, None);
         let leadership = self.candidate(&access);
@@ -189,7 +194,7 @@ impl BucketLoop {
 
     /// A client for these settings, made anew when they or the cluster changed.
     async fn connect(&mut self, access: S3Access) -> Result<(), Failure> {
-        let Some(cluster) = self.shared.surroundings().cluster else {
+        let Some(cluster) = self.shared.surroundings().cluster_of_records().cloned() else {
             return Err(Failure::new(
                 "cluster_unknown",
                 "the UID of the namespace kube-system is not known yet, so nobody can say which objects are ours",

@@ -20,7 +20,7 @@ pub async fn observe<S: Store>(parts: &Parts<'_, S>) -> (Observed, Vec<Failure>)
     let running = parts.verifier.map(super::verify::Verifier::running).unwrap_or_default();
     let Listed { inventory, failures } = parts.store.list(&memory(records.as_deref().unwrap_or_default())).await;
     let surroundings = shared.surroundings();
-    let us = Identity { node: shared.settings.node.clone(), cluster: surroundings.cluster.clone(), member: Member::Silent };
+    let us = Identity { node: shared.settings.node.clone(), cluster: surroundings.cluster_of_records().cloned(), member: Member::Silent };
     let k3s_at_work = match &parts.storage {
         Storage::Local { .. } => surroundings.k3s_at_work_here(shared.now(), shared.settings.interval),
         Storage::S3 { .. } => surroundings.k3s_at_work_anywhere(shared.now(), shared.settings.interval),

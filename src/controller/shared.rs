@@ -41,6 +41,8 @@ pub struct Shared {
     pub around: Mutex<Surroundings>,
     /// Somebody has looked around.
     pub heard: Notify,
+    /// One look around at a time, so that no late answer undoes a newer one.
+    pub looking: tokio::sync::Mutex<()>,
 }
 
 impl Shared {
@@ -76,6 +78,8 @@ pub struct Surroundings {
     pub asked: bool,
     /// The cluster's id; what the state remembered until the API server has told it.
     pub cluster: Option<ClusterId>,
+    /// The API server has told the cluster's id.
+    pub cluster_told: bool,
     /// Whether there is a Node object of our name.
     pub has_node_object: Option<bool>,
     /// The UID of that Node object.
@@ -89,7 +93,13 @@ pub struct Surroundings {
 impl Surroundings {
     /// What passes go by. That K3s was at work once more is not in it: such a pass would have nothing to do.
     pub fn for_passes(&self) -> impl PartialEq {
-        (self.asked, self.cluster.clone(), self.has_node_object, self.k3s_here.is_some())
+        (self.asked, self.cluster_of_records().cloned(), self.has_node_object, self.k3s_here.is_some())
+    }
+
+    /// The cluster that records are kept for. The disk of a node may remember another one than it is in now, and then every
+    /// record would count as another cluster's: so only what the API server told.
+    pub fn cluster_of_records(&self) -> Option<&ClusterId> {
+        self.cluster.as_ref().filter(|_| self.cluster_told)
     }
 
     /// Until when K3s counts as at work on this node's directory, going by what it last did.

@@ -15,8 +15,10 @@ use crate::snapshot::Failure;
 /// How long a pass waits at most for the API server to be heard of at all.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
-/// For each beat. Wakes the loops when something that they go by is not what it was. True when everything could be seen.
+/// For each beat. Wakes the loops when something that they go by is not what it was. True when everything could be seen, and
+/// when an earlier beat is still looking, which says itself how that ends.
 pub async fn look(shared: &Shared, wakes: &[Arc<Wake>; 2]) -> bool {
+    let Ok(_alone) = shared.looking.try_lock() else { return true };
     let (travelled, cluster, own) =
         tokio::join!(shared.cache.check(), cluster_id(&shared.client), node(&shared.client, &shared.settings.node));
     let failures = [travelled.as_ref().err(), cluster.as_ref().err(), own.as_ref().err()];
@@ -29,6 +31,7 @@ pub async fn look(shared: &Shared, wakes: &[Arc<Wake>; 2]) -> bool {
                 tracing::warn!(was = %known, is = %cluster, "the cluster has another id than before: what was saved in the other one is not ours any more");
             }
             around.cluster = Some(cluster);
+            around.cluster_told = true;
         }
         if let Ok(own) = own {
             around.has_node_object = Some(own.is_some());

@@ -168,7 +168,10 @@ fn object(event: &Event, instance: &str, now: Timestamp) -> v1::Event {
         Regarding::Node(name, uid) => ("v1", "Node", name.as_str(), uid),
     };
     // The server cuts it shorter and makes it unique, but refuses what is longer than a name may be.
-    let begin = cut(name, LONGEST_NAME).trim_end_matches(['-', '.']);
+    // A Node that is none may be called what no object can be.
+    let fine = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' { c } else { '-' };
+    let begin: String = cut(name, LONGEST_NAME).to_ascii_lowercase().chars().map(fine).collect();
+    let begin = begin.trim_matches(['-', '.']);
     v1::Event {
         metadata: ObjectMeta { generate_name: Some(format!("{begin}-")), namespace: Some(NAMESPACE.into()), ..ObjectMeta::default() },
         event_time: Some(MicroTime(now)),
