@@ -78,7 +78,7 @@ pub struct Policy {
 pub struct Keep {
     /// The base name of the files that it is about.
     pub base: BaseName,
-    /// How many good ones the directory keeps; 0 means all (k3s-semantics 2.7).
+    /// How many good ones the directory keeps; 0 means all (docs/k3s.md 2.7).
     pub local: u32,
     /// How many good ones of the whole cluster the bucket keeps; 0 means all.
     pub bucket: u32,

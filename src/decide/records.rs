@@ -14,7 +14,7 @@ use crate::record::content::{digest, digest_without_metadata};
 use crate::record::{Place, Record, RecordName, Wanted, wanted::wanted};
 use crate::snapshot::{FileName, Inventory, Owner};
 
-/// How long a failure record stays, from its error's time (k3s-semantics 4.3).
+/// How long a failure record stays, from its error's time (docs/k3s.md 4.3).
 const FAILURES_STAY: SignedDuration = SignedDuration::from_hours(24);
 
 /// Writes and forgets: the records of this storage against its inventory.

@@ -1,4 +1,4 @@
-//! Which snapshot files may go (design section 7).
+//! Which snapshot files may go (docs/design.md 7).
 //!
 //! In: one storage's complete listing, whose each file is, and how many good ones to keep. Out: what goes, oldest first,
 //! each with its reason. It keeps on every doubt; the brake is [`super::check()`]'s.

@@ -60,7 +60,7 @@ const VERSION: Label = Label { name: "version", values: Vec::new };
 const ARCHITECTURE: Label = Label { name: "arch", values: Vec::new };
 const PROFILE: Label = Label { name: "profile", values: || vec!["debug", "release"] };
 
-/// Upper bounds in seconds: K3s's own 0.008 × 2ⁿ for n = 0…14 (k3s-semantics 8.1), and four more, up to 35 minutes.
+/// Upper bounds in seconds: K3s's own 0.008 × 2ⁿ for n = 0…14 (docs/k3s.md 8.1), and four more, up to 35 minutes.
 pub(super) fn buckets() -> Vec<f64> {
     std::iter::successors(Some(0.008), |bound| Some(bound * 2.0)).take(19).collect()
 }

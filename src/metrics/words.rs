@@ -39,7 +39,7 @@ macro_rules! words {
 }
 
 words! {
-    /// How a measured operation ended (k3s-semantics 8.1).
+    /// How a measured operation ended (docs/k3s.md 8.1).
     Status {
         /// It did everything it set out to do.
         Success = "success",

@@ -1,4 +1,4 @@
-//! A record's name: K3s's rule (k3s-semantics 1.5), and the same rule made safe where K3s's gives a name or a label that
+//! A record's name: K3s's rule (docs/k3s.md 1.5), and the same rule made safe where K3s's gives a name or a label that
 //! Kubernetes refuses.
 
 use std::fmt;

@@ -1,6 +1,6 @@
 //! The record that a snapshot file should have: where it is, what is known of it, and whether it is ready.
 //!
-//! Ready is only what was verified whole, and an object that is plausible (design promise 1). A file that is not yet
+//! Ready is only what was verified whole, and an object that is plausible (docs/design.md 4, promise 1). A file that is not yet
 //! verified has no `status.error`: Rancher would show a failure.
 
 use std::collections::BTreeMap;

@@ -31,7 +31,7 @@ pub struct FileName(String);
 const TEMPORARY_ENDINGS: [&str; 2] = [".part", ".part.minio"];
 
 impl FileName {
-    /// Takes what K3s would list (k3s-semantics 2.6), less what cannot be a finished snapshot.
+    /// Takes what K3s would list (docs/k3s.md 2.6), less what cannot be a finished snapshot.
     pub fn new(text: &str) -> Result<Self, NameError> {
         if text.is_empty() {
             return Err(NameError::Empty);
@@ -62,7 +62,7 @@ impl FileName {
         Timestamp::from_second(seconds.parse().ok()?).ok()
     }
 
-    /// When the snapshot was taken: the time in the name, else when the file or object last changed (k3s-semantics 2.3).
+    /// When the snapshot was taken: the time in the name, else when the file or object last changed (docs/k3s.md 2.3).
     pub fn created_at(&self, modified: Timestamp) -> Timestamp {
         self.time().unwrap_or(modified)
     }
@@ -110,7 +110,7 @@ impl BaseName {
 }
 
 impl Default for BaseName {
-    /// That of scheduled snapshots (k3s-semantics 6).
+    /// That of scheduled snapshots (docs/k3s.md 6).
     fn default() -> Self {
         Self("etcd-snapshot".into())
     }

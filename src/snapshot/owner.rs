@@ -1,4 +1,4 @@
-//! Whose a snapshot file is: ours, another history's, another cluster's, or unknown (design section 7).
+//! Whose a snapshot file is: ours, another history's, another cluster's, or unknown (docs/design.md 7).
 //!
 //! A restore starts a new history: etcd's raft index falls, while its cluster id stays if URLs and token stay. A file is
 //! of another history when something surely newer has another etcd cluster id or a lower raft index. Only what is ours

@@ -1,4 +1,4 @@
-//! Atomic writes, and the temporaries that a kill in the middle of one leaves behind (design section 6, *temporaries*).
+//! Atomic writes, and the temporaries that a kill in the middle of one leaves behind (docs/design.md 6, *temporaries*).
 //!
 //! In: a path and its new bytes. Out: the old file or the new one, never half of either, whenever it is killed.
 

@@ -4,7 +4,7 @@
 //! names, attributes, sidecars and the state, never a snapshot.
 //!
 //! Only direct children are listed: a location is `<directory>/<name>`. K3s walks into sub-directories and then gives
-//! their files a location that does not exist (k3s-semantics 2.6).
+//! their files a location that does not exist (docs/k3s.md 2.6).
 
 use std::collections::BTreeMap;
 use std::io;

@@ -72,7 +72,7 @@ pub struct Entered {
 /// accepted since we started; another one than that, or what is left of a removed one, is refused.
 ///
 /// A snapshot directory that is itself a symlink is followed: K3s takes such a one for a single file and shows nothing of
-/// its content (k3s-semantics 2.6), while people who move snapshots to a larger disk expect the link to work.
+/// its content (docs/k3s.md 2.6), while people who move snapshots to a larger disk expect the link to work.
 pub fn enter(path: &Path, state: &State, known: Option<DirectoryId>) -> Result<Entered, LocalError> {
     let read = |source: rustix::io::Errno| match source {
         rustix::io::Errno::NOTDIR => LocalError::NotADirectory(path.into()),

@@ -1,4 +1,4 @@
-//! The state: what only this node needs to remember about its files (design section 6).
+//! The state: what only this node needs to remember about its files (docs/design.md 6).
 //!
 //! In: verdicts, and who we are on which directory. Out: the same after a restart. Small JSON files, written atomically,
 //! each with `"v":1`; one that cannot be understood is set aside as `<name>.bad-<random>` and rebuilt. What could not be
