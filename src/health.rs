@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::decide::Mode;
+use crate::snapshot::Storage;
 
 /// A step without any progress takes no longer than this, or than twice the longest request, before its loop counts as stuck.
 const PATIENCE: Duration = Duration::from_mins(10);
@@ -26,6 +27,15 @@ pub enum Loop {
     Directory,
     /// Over the bucket.
     Bucket,
+}
+
+impl From<&Storage> for Loop {
+    fn from(storage: &Storage) -> Self {
+        match storage {
+            Storage::Local { .. } => Self::Directory,
+            Storage::S3 { .. } => Self::Bucket,
+        }
+    }
 }
 
 impl fmt::Display for Loop {

@@ -8,15 +8,12 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::StreamExt as _;
-use tokio_util::sync::CancellationToken;
 
 use super::outcome::Outcome;
-use super::permit::Permit;
-use super::verify::Verifier;
+use super::parts::Parts;
 use crate::decide::{Action, Checked, Proof, Step};
-use crate::health::{Health, Loop};
+use crate::kubernetes::Error;
 use crate::kubernetes::write::{Written, forget, write};
-use crate::kubernetes::{Cache, Error};
 use crate::record::RecordName;
 use crate::snapshot::Failure;
 use crate::storage::Store;
@@ -29,33 +26,15 @@ const LOST_WRITES: usize = AT_ONCE;
 /// Categories of failures that the next write would meet, too.
 const LOST: [&str; 5] = ["unavailable", "timeout", "throttled", "unauthorized", "crd_missing"];
 
-/// What acting needs.
-pub struct Hands<'a, S> {
-    /// The storage, to be asked before anything is forgotten.
-    pub store: &'a S,
-    /// The records, through which they are written.
-    pub cache: &'a Cache,
-    /// Reads files against their trailers; a bucket has none.
-    pub verifier: Option<&'a Verifier>,
-    /// Is told of every step, so that a long pass is not taken for a stuck one.
-    pub health: &'a Health,
-    /// Whose pass this is.
-    pub of: Loop,
-    /// Until when we may write.
-    pub permit: &'a Permit,
-    /// We are stopping: nothing more is begun.
-    pub stop: &'a CancellationToken,
-}
-
 /// Does the plan. The outcomes stand in the order of its steps.
-pub async fn act<S: Store>(plan: &Checked, hands: &Hands<'_, S>) -> Vec<Outcome> {
-    let acting = Acting { hands, lost: AtomicUsize::new(0), failed: Mutex::default() };
+pub async fn act<S: Store>(plan: &Checked, parts: &Parts<'_, S>) -> Vec<Outcome> {
+    let acting = Acting { parts, lost: AtomicUsize::new(0), failed: Mutex::default() };
     let mut outcomes = vec![Outcome::Abandoned; plan.steps().len()];
     let of_kind = |wanted: fn(&Action) -> bool| plan.steps().iter().enumerate().filter(move |(_, step)| wanted(&step.action));
 
     for (at, step) in of_kind(|action| matches!(action, Action::Verify(_))) {
         if let Action::Verify(file) = &step.action {
-            outcomes[at] = hands.verifier.map_or(Outcome::Abandoned, |verifier| verifier.start(file));
+            outcomes[at] = parts.verifier.map_or(Outcome::Abandoned, |verifier| verifier.start(file));
         }
     }
     // In this order: a record that stands under a new name is there before the old one goes.
@@ -63,7 +42,7 @@ pub async fn act<S: Store>(plan: &Checked, hands: &Hands<'_, S>) -> Vec<Outcome>
         let ends = futures::stream::iter(of_kind(kind)).map(async |(at, step)| (at, acting.step(step).await)).buffer_unordered(AT_ONCE);
         tokio::pin!(ends);
         while let Some((at, outcome)) = ends.next().await {
-            hands.health.progress(hands.of);
+            parts.shared.health.progress((&parts.storage).into());
             outcomes[at] = outcome;
         }
     }
@@ -71,7 +50,7 @@ pub async fn act<S: Store>(plan: &Checked, hands: &Hands<'_, S>) -> Vec<Outcome>
 }
 
 struct Acting<'a, S> {
-    hands: &'a Hands<'a, S>,
+    parts: &'a Parts<'a, S>,
     /// Writes in a row that did not reach the API server.
     lost: AtomicUsize,
     /// Records whose write did not succeed in this pass.
@@ -94,13 +73,13 @@ impl<S: Store> Acting<'_, S> {
     }
 
     async fn unvetoed(&self, action: &Action) -> Outcome {
-        if self.hands.stop.is_cancelled() || self.lost.load(Ordering::Relaxed) >= LOST_WRITES {
+        if self.parts.shared.stop.is_cancelled() || self.lost.load(Ordering::Relaxed) >= LOST_WRITES {
             return Outcome::Abandoned;
         }
         match action {
             Action::Write(wanted) => {
-                let Some(until) = self.hands.permit.until() else { return Outcome::Abandoned };
-                let outcome = outcome(write(self.hands.cache, wanted, until).await);
+                let Some(until) = self.parts.permit.until() else { return Outcome::Abandoned };
+                let outcome = outcome(write(&self.parts.shared.cache, wanted, until).await);
                 if outcome != Outcome::Done {
                     self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(wanted.name());
                 }
@@ -112,8 +91,8 @@ impl<S: Store> Acting<'_, S> {
                     Ok(false) => return Outcome::Stale,
                     Err(failure) => return Outcome::Failed(failure),
                 }
-                let Some(until) = self.hands.permit.until() else { return Outcome::Abandoned };
-                outcome(forget(self.hands.cache, record, until).await)
+                let Some(until) = self.parts.permit.until() else { return Outcome::Abandoned };
+                outcome(forget(&self.parts.shared.cache, record, until).await)
             }
             // Verify is started apart; of the others none is planned where everything is kept and no bucket is known.
             Action::Verify(_) | Action::Prune(..) | Action::Upload(..) | Action::Abort(..) => Outcome::Abandoned,
@@ -123,10 +102,10 @@ impl<S: Store> Acting<'_, S> {
     /// The direct question right before a record is deleted.
     async fn prove(&self, proof: &Proof) -> Result<bool, Failure> {
         match proof {
-            Proof::Absent(name) => self.hands.store.ask(name).await.map(|there| there.is_none()),
+            Proof::Absent(name) => self.parts.store.ask(name).await.map(|there| there.is_none()),
             Proof::RecordedAs(name) => {
                 let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).contains(name);
-                Ok(!failed && self.hands.cache.get(name).is_some())
+                Ok(!failed && self.parts.shared.cache.get(name).is_some())
             }
             Proof::None => Ok(true),
         }

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::pass::{Parts, pass};
+use super::parts::Parts;
+use super::pass::pass;
 use super::permit::Permit;
 use super::run::{BeatPart, PassEnd, Wake};
 use super::shared::Shared;

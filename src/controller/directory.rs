@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::pass::{Parts, pass};
+use super::parts::Parts;
+use super::pass::pass;
 use super::permit::Permit;
 use super::run::BeatPart;
 use super::shared::Shared;

@@ -12,6 +12,7 @@ pub mod bucket;
 pub mod directory;
 pub mod observe;
 pub mod outcome;
+pub mod parts;
 pub mod pass;
 pub mod permit;
 pub mod report;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::pass::Parts;
+use super::parts::Parts;
 use crate::decide::{Around, Observed};
 use crate::record::{Place, Record, Shape};
 use crate::snapshot::owner::owners;

@@ -5,7 +5,6 @@
 use jiff::SignedDuration;
 
 use super::outcome::Outcome;
-use super::pass::loop_of;
 use super::shared::Shared;
 use super::verify;
 use super::voice::Turn;
@@ -122,7 +121,7 @@ fn holdings(seen: &Observed, shared: &Shared) {
         Storage::Local { .. } => surroundings.k3s_here_until(shared.settings.interval),
         Storage::S3 { .. } => surroundings.k3s_anywhere_until(shared.settings.interval),
     };
-    shared.health.k3s_at_work(loop_of(&seen.storage), until.filter(|until| *until > shared.now()));
+    shared.health.k3s_at_work((&seen.storage).into(), until.filter(|until| *until > shared.now()));
 }
 
 /// The Events of one step that was done: K3s's reasons, and each once.
