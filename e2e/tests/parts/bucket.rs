@@ -15,8 +15,10 @@ use sha2::{Digest as _, Sha256};
 use crate::look::{annotation, bucket_becomes, bucket_passes, errors, expected, falls_ill, is_well, shown, states, value};
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
+
+type UserMetadata<'a> = &'a [(&'a str, &'a str)];
 
 /// A sidecar with a manifest and one key of extra metadata.
 fn sidecar(sha256: &str, size: usize) -> String {
@@ -41,7 +43,7 @@ async fn every_object_has_the_record_that_it_deserves() -> Result<()> {
     let name = |what: &str| format!("{what}-{}-1700000000", site.node);
     let damaged = |why: &str| format!("not ready, damaged: {why}");
     let other_bytes = "its manifest tells of other bytes: etcd-snapshot-sha256 in its user metadata is another";
-    let objects: Vec<(String, &[(&str, &str)], Option<String>, String)> = vec![
+    let objects: Vec<(String, UserMetadata<'_>, Option<String>, String)> = vec![
         (name("plain"), &ours, None, "plausible".into()),
         (name("Odd name_ü"), &ours, None, "plausible".into()),
         (name("whole"), &with_digest, Some(sidecar(&right, bytes.len())), "whole".into()),
@@ -77,14 +79,7 @@ async fn every_object_has_the_record_that_it_deserves() -> Result<()> {
     for kind in kinds {
         counts.insert(kind, value(&operator, "files", &[("storage", "s3"), ("kind", kind)]).await?);
     }
-    let rights = BTreeMap::from([
-        ("good", 1.0),
-        ("plausible", 4.0),
-        ("damaged", 3.0),
-        ("another-cluster", 1.0),
-        ("unknown", 1.0),
-        ("unverified", 0.0),
-    ]);
+    let rights = BTreeMap::from([("good", 1), ("plausible", 4), ("damaged", 3), ("another-cluster", 1), ("unknown", 1), ("unverified", 0)]);
     ensure!(counts == rights, "{counts:?}");
 
     let records = site.bucket_records().await?;
@@ -111,7 +106,7 @@ async fn every_object_has_the_record_that_it_deserves() -> Result<()> {
     bucket_passes(&mut operator, 2).await?;
     let asked = s3.count(&On::method("HEAD").path(&format!("/{}/folder/*", site.bucket.name)));
     ensure!(asked == wanted.len(), "{asked} HEAD for {} records", wanted.len());
-    ensure!(errors(&operator, "s3").await? == 0.0, "an empty bucket is no failure");
+    ensure!(errors(&operator, "s3").await? == 0, "an empty bucket is no failure");
     Ok(())
 }
 
@@ -145,7 +140,12 @@ async fn an_object_that_changes_has_the_record_of_what_it_is_now() -> Result<()>
     site.put_ours(&name, bytes.clone()).await?;
     let held = s3.when(On::method("HEAD").path(&format!("*/{name}")), Fault::Hold);
     let mut operator = site.operator_with_bucket().flag("--etcd-s3-endpoint", s3.endpoint()).start().await?;
-    operator.until("the HEAD", async |_| Ok(ensure!(held.hits() > 0))).await?;
+    operator
+        .until("the HEAD", async |_| {
+            ensure!(held.hits() > 0);
+            Ok(())
+        })
+        .await?;
     let larger = snapshots::sized(2, 1024);
     site.put_ours(&name, larger.clone()).await?;
     held.release();
@@ -157,8 +157,9 @@ async fn an_object_that_changes_has_the_record_of_what_it_is_now() -> Result<()>
                 let is = record(&records, &name)?;
                 let version = annotation(is, "version").unwrap_or_default();
                 let said = &is.data["status"]["size"];
-                ensure!(*said == size.to_string() && version.contains(&format!(".{size}.")), "{said} {version}");
-                Ok(ensure!(shown(&records)? == expected([(&name, "plausible")])))
+                ensure!(said.as_str() == Some(&format!("{size}")) && version.contains(&format!(".{size}.")), "{said} {version}");
+                ensure!(shown(&records)? == expected([(&name, "plausible")]));
+                Ok(())
             })
             .await
     };
@@ -167,7 +168,12 @@ async fn an_object_that_changes_has_the_record_of_what_it_is_now() -> Result<()>
     // Replaced between its HEAD and the GET of its sidecar, which is replaced as well.
     let held = s3.when(On::get().path(&format!("*/.metadata/{name}")), Fault::Hold);
     site.bucket.put(&site.key(&format!(".metadata/{name}")), r#"{"is":"first"}"#).await?;
-    operator.until("the GET", async |_| Ok(ensure!(held.hits() > 0))).await?;
+    operator
+        .until("the GET", async |_| {
+            ensure!(held.hits() > 0);
+            Ok(())
+        })
+        .await?;
     site.bucket.put(&site.key(&format!(".metadata/{name}")), r#"{"is":"the second"}"#).await?;
     site.put_ours(&name, bytes.clone()).await?;
     held.release();
@@ -177,41 +183,45 @@ async fn an_object_that_changes_has_the_record_of_what_it_is_now() -> Result<()>
         .until("the metadata of the second sidecar", async |_| {
             let records = site.bucket_records().await?;
             let metadata = &record(&records, &name)?.data["spec"]["metadata"];
-            Ok(ensure!(*metadata == serde_json::json!({ "is": "the second" }), "{metadata}"))
+            ensure!(*metadata == serde_json::json!({ "is": "the second" }), "{metadata}");
+            Ok(())
         })
         .await?;
-    ensure!(errors(&operator, "s3").await? == 0.0, "what changes meanwhile is no failure");
+    ensure!(errors(&operator, "s3").await? == 0, "what changes meanwhile is no failure");
 
     // The same bytes, of another node: one record, under its other name. A LastModified has whole seconds.
     let before = states(&site.bucket_records().await?);
     let modified = async || -> Result<i64> {
-        let head = site.bucket.client.head_object().bucket(&site.bucket.name).key(&key).send().await?;
-        Ok(head.last_modified().context("no LastModified")?.secs())
+        let answer = site.bucket.client.head_object().bucket(&site.bucket.name).key(&key).send().await?;
+        Ok(answer.last_modified().context("no LastModified")?.secs())
     };
     let first = modified().await?;
     let cluster = site.kubernetes.cluster_id().await?;
     wait::until("a later second", async || {
         site.bucket.put_with(&key, bytes.clone(), &[("k3s-cluster-id", cluster.as_str()), ("k3s-node-name", "another-node")]).await?;
-        Ok(ensure!(modified().await? > first))
+        ensure!(modified().await? > first);
+        Ok(())
     })
     .await?;
     operator
         .until("the record of the other node", async |_| {
             let records = site.bucket_records().await?;
             ensure!(records.len() == 1 && records[0].data["spec"]["nodeName"] == "another-node", "{records:?}");
-            Ok(ensure!(records[0].metadata.name.as_ref() != Some(&before[0].0)))
+            ensure!(records[0].metadata.name.as_ref() != Some(&before[0].0));
+            Ok(())
         })
         .await?;
     // And of another cluster: none.
     let first = modified().await?;
     wait::until("a later second", async || {
         site.bucket.put_with(&key, bytes.clone(), &[("k3s-cluster-id", "another")]).await?;
-        Ok(ensure!(modified().await? > first))
+        ensure!(modified().await? > first);
+        Ok(())
     })
     .await?;
     bucket_becomes(&mut operator, &site, &BTreeMap::new()).await?;
     is_well(&mut operator).await?;
-    ensure!(errors(&operator, "s3").await? == 0.0);
+    ensure!(errors(&operator, "s3").await? == 0);
     Ok(())
 }
 
@@ -230,16 +240,17 @@ async fn a_bucket_of_many_pages_is_seen_as_a_whole_or_not_at_all() -> Result<()>
     let body = snapshots::tiny(1);
     site.bucket.put_many((0..MANY).map(|number| (site.key(&name(number)), body.clone())), &ours).await?;
     let mut operator = site.operator_with_bucket().flag("--etcd-s3-endpoint", s3.endpoint()).start().await?;
-    let written = async |operator: &mut e2e::operator::Operator, action: &str, count: f64| {
+    let written = async |operator: &mut e2e::operator::Operator, action: &str, count: u64| {
         let labels = [("action", action), ("outcome", "done")];
         operator
             .until(&format!("{count} {action}"), async |operator| {
                 let done = value(operator, "actions_total", &labels).await?;
-                Ok(ensure!(done == count, "{done} of {count}"))
+                ensure!(done == count, "{done} of {count}");
+                Ok(())
             })
             .await
     };
-    written(&mut operator, "write", f64::from(MANY)).await?;
+    written(&mut operator, "write", u64::from(MANY)).await?;
     ensure!(site.bucket_records().await?.len() == usize::from(MANY));
     is_well(&mut operator).await?;
 
@@ -251,13 +262,13 @@ async fn a_bucket_of_many_pages_is_seen_as_a_whole_or_not_at_all() -> Result<()>
     falls_ill(&mut operator, "bucket", "failed in the server (500)").await?;
     bucket_passes(&mut operator, 2).await?;
     ensure!(site.bucket_records().await?.len() == usize::from(MANY), "half a listing removed a record");
-    ensure!(errors(&operator, "s3").await? > 0.0);
-    ensure!(value(&operator, "files", &[("storage", "s3"), ("kind", "plausible")]).await? == f64::from(MANY), "half a listing was counted");
+    ensure!(errors(&operator, "s3").await? > 0);
+    ensure!(value(&operator, "files", &[("storage", "s3"), ("kind", "plausible")]).await? == u64::from(MANY), "half a listing was counted");
     rule.remove();
-    written(&mut operator, "forget", 2.0).await?;
+    written(&mut operator, "forget", 2).await?;
     is_well(&mut operator).await?;
     let left = site.bucket_records().await?;
     ensure!(left.len() == usize::from(MANY) - 2 && record(&left, &name(3)).is_err() && record(&left, &name(MANY - 3)).is_err());
-    ensure!(value(&operator, "vetoes_total", &[]).await? == 0.0, "nothing had to be stopped at the last moment");
+    ensure!(value(&operator, "vetoes_total", &[]).await? == 0, "nothing had to be stopped at the last moment");
     Ok(())
 }

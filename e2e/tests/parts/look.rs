@@ -48,7 +48,8 @@ pub fn states(records: &[DynamicObject]) -> Vec<(String, String)> {
 pub async fn local_becomes(operator: &mut Operator, site: &Site, wanted: &BTreeMap<String, String>) -> Result<()> {
     let look = async |_: &Operator| {
         let found = shown(&site.local_records().await?)?;
-        Ok(ensure!(found == *wanted, "the directory's records are {found:#?} and should be {wanted:#?}"))
+        ensure!(found == *wanted, "the directory's records are {found:#?} and should be {wanted:#?}");
+        Ok(())
     };
     operator.until("the records of the directory", look).await
 }
@@ -57,7 +58,8 @@ pub async fn local_becomes(operator: &mut Operator, site: &Site, wanted: &BTreeM
 pub async fn bucket_becomes(operator: &mut Operator, site: &Site, wanted: &BTreeMap<String, String>) -> Result<()> {
     let look = async |_: &Operator| {
         let found = shown(&site.bucket_records().await?)?;
-        Ok(ensure!(found == *wanted, "the bucket's records are {found:#?} and should be {wanted:#?}"))
+        ensure!(found == *wanted, "the bucket's records are {found:#?} and should be {wanted:#?}");
+        Ok(())
     };
     operator.until("the records of the bucket", look).await
 }
@@ -68,7 +70,8 @@ pub async fn falls_ill(operator: &mut Operator, part: &str, words: &str) -> Resu
         .until(&format!("the {part} to be ill: {words}"), async |operator| {
             let said = operator.get("/readyz").await?.body;
             let is_it = |line: &str| line.strip_prefix(&format!("ill: {part}: ")).is_some_and(|why| why.contains(words));
-            Ok(ensure!(said.lines().any(is_it), "/readyz says {said:?}"))
+            ensure!(said.lines().any(is_it), "/readyz says {said:?}");
+            Ok(())
         })
         .await?;
     let warned = warnings(operator, words);
@@ -83,7 +86,8 @@ pub async fn is_well(operator: &mut Operator) -> Result<()> {
     operator
         .until("all to be well", async |operator| {
             let said = operator.get("/readyz").await?.body;
-            Ok(ensure!(said == "ready\n", "/readyz says {said:?}"))
+            ensure!(said == "ready\n", "/readyz says {said:?}");
+            Ok(())
         })
         .await
 }
@@ -107,13 +111,14 @@ fn text(line: &Value) -> &str {
     line["message"].as_str().unwrap_or_default()
 }
 
-/// The value of one series, 0 when it is not there yet.
-pub async fn value(operator: &Operator, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
-    Ok(operator.metrics().await?.sum(&format!("etcd_snapshot_{name}"), labels).unwrap_or(0.0))
+/// The value of one series that counts, 0 when it is not there yet.
+pub async fn value(operator: &Operator, name: &str, labels: &[(&str, &str)]) -> Result<u64> {
+    let sum = operator.metrics().await?.sum(&format!("etcd_snapshot_{name}"), labels).unwrap_or(0.0);
+    format!("{sum:.0}").parse().with_context(|| format!("{name} is {sum}"))
 }
 
 /// How many passes over this storage (`local`, `s3`) ended in error.
-pub async fn errors(operator: &Operator, storage: &str) -> Result<f64> {
+pub async fn errors(operator: &Operator, storage: &str) -> Result<u64> {
     value(operator, &format!("reconcile_{storage}_duration_seconds_count"), &[("status", "error")]).await
 }
 
@@ -123,7 +128,8 @@ pub async fn bucket_passes(operator: &mut Operator, more: u32) -> Result<()> {
     let begun = count(operator).await?;
     let look = async |operator: &Operator| {
         let ended = count(operator).await? - begun;
-        Ok(ensure!(ended >= f64::from(more), "{ended} have ended"))
+        ensure!(ended >= u64::from(more), "{ended} have ended");
+        Ok(())
     };
     operator.until(&format!("{more} more passes over the bucket"), look).await
 }
