@@ -243,6 +243,9 @@ fn the_brake_stops_a_pass_that_would_delete_more_than_three_and_more_than_half_o
     let files =
         days(1..=2).into_iter().chain((3..=6).map(|day| good(day * 24 * HOUR).but(|file| known(file).verdict = Verdict::Plausible)));
     assert!(World::new(bucket(), 1, files).plan().iter().all(|line| line.ends_with("brake")));
+    let files =
+        days(1..=5).into_iter().chain((6..=9).map(|day| good(day * 24 * HOUR).but(|file| known(file).verdict = Verdict::Plausible)));
+    assert!(World::new(bucket(), 5, files).plan().iter().all(|line| line.ends_with("brake")));
     // Nor do those of another base name.
     let others = (1..=60).map(|day| good(day * HOUR).but(called(&format!("on-demand-cp1-{}", NOW - day * HOUR))));
     assert!(World::new(local(), 1, days(1..=6).into_iter().chain(others)).plan().iter().all(|line| line.ends_with("brake")));
@@ -335,6 +338,18 @@ fn what_tells_another_history_from_ours_stays_as_long_as_that_is_there() {
     world.policy.asked = TAKE_OVER;
     assert_eq!(world.apply().len(), 5);
     assert_eq!(world.inventory.seen().len(), 2);
+}
+
+#[test]
+fn what_tells_another_history_stays_even_while_our_member_tells_it_as_well() {
+    let times =
+        |name: i64, changed: i64, index| good(name * HOUR).but(|file| file.modified = time(NOW - changed * HOUR)).but(at_index(index));
+    // The one at index 10 has no place by any clock, and none of those that have is newer than the old one by both.
+    let mut world = World::new(bucket(), 1, [times(10, 10, 900), times(8, 8, 10), times(1, 20, 12), times(20, 1, 14)]);
+    world.member = member("c", 20);
+    assert!(world.gone().is_empty());
+    world.policy.asked = TAKE_OVER;
+    assert_eq!(world.gone(), [10 * HOUR, 8 * HOUR]);
 }
 
 #[test]
@@ -438,7 +453,15 @@ fn the_check_refuses_what_a_wrong_decision_would_delete() {
         check(plan, &world.observed(), &world.policy, time(NOW)).steps()[0].veto
     };
     assert_eq!(veto(&touched, vec![]), Some(Veto::NewestGood));
+    assert_eq!(veto(&days([1])[0], vec![]), Some(Veto::NewestGood), "by name alone");
     assert_eq!(veto(&days([2])[0], vec![other]), Some(Veto::NotOurs));
+    // Whatever the owners say, an object shows our cluster id.
+    let strangers = days([2]).remove(0).but(|file| known(file).cluster = ClusterId::new("another"));
+    let world = World::new(bucket(), 1, days([1]).into_iter().chain([strangers.clone()]));
+    let mut seen = world.observed();
+    seen.owners.insert(strangers.name.clone(), Owner::Ours);
+    let plan = Plan(vec![Step::new(Action::Prune(Box::new(strangers), Vec::new()), Reason::BeyondRetention)]);
+    assert_eq!(check(plan, &seen, &world.policy, time(NOW)).steps()[0].veto, Some(Veto::NotOurs));
 }
 
 /// Anything that a storage of ours may hold.

@@ -15,10 +15,17 @@ type Change = fn(&mut SnapshotFile);
 
 /// The directory of cp1 with these files, which keeps all, and an empty bucket that keeps so many.
 fn world(newest: u32, files: impl IntoIterator<Item = SnapshotFile>) -> World {
-    let mut world = World::new(local(), 0, files);
+    let mut world = World::new(local(), 0, files.into_iter().map(|file| file.but(local_only)));
     world.policy.keep.bucket = newest;
     world.bucket = Some(BucketView { storage: bucket(), records: Some(Vec::new()), uploads: BTreeMap::new(), beat: time(NOW - 60) });
     world
+}
+
+/// What a directory does not tell of its files.
+fn local_only(file: &mut SnapshotFile) {
+    if let Some(known) = &mut file.known {
+        (known.cluster, known.node) = (None, None);
+    }
 }
 
 fn hours(hours: impl IntoIterator<Item = i64>) -> Vec<SnapshotFile> {
@@ -273,7 +280,16 @@ fn the_check_refuses_what_a_wrong_decision_would_send() {
             |world, _| world.inventory = Inventory::Partial(world.inventory.seen().clone(), Failure::new("x", "x")),
             Some(Veto::Incomplete),
         ),
-        ("our cluster unknown", |world, _| world.cluster = None, Some(Veto::NotOurs)),
+        (
+            "our cluster unknown",
+            |world, file| {
+                // By its name alone it is ours all the same.
+                known(file).manifest = crate::snapshot::Manifest::default();
+                world.add(file.clone());
+                world.cluster = None;
+            },
+            Some(Veto::NotOurs),
+        ),
         ("changed since", |_, file| file.version = Version::remembered("2"), Some(Veto::NotOurs)),
         (
             "another cluster's",
@@ -293,7 +309,7 @@ fn the_check_refuses_what_a_wrong_decision_would_send() {
         ),
     ];
     for (what, change, veto) in table {
-        let (mut world, mut file) = (world(1, hours([1])), good(HOUR));
+        let (mut world, mut file) = (world(1, hours([1])), good(HOUR).but(local_only));
         change(&mut world, &mut file);
         let plan = Plan(vec![Step::new(Action::Upload(Box::new(file), None), Reason::NotInBucket)]);
         assert_eq!(check(plan, &world.observed(), &world.policy, time(NOW)).steps()[0].veto, veto, "{what}");
@@ -375,7 +391,7 @@ proptest! {
             let mut ending = 0;
             match event {
                 Event::Save { base } => {
-                    let file = good(NOW - now).but(at_index(index));
+                    let file = good(NOW - now).but(at_index(index)).but(local_only);
                     let called = format!("on-demand-cp1-{now}");
                     here.add(if base { file } else { file.but(|file| file.name = name(&called)) });
                 }
@@ -416,6 +432,8 @@ proptest! {
                         };
                         if matches!(ending, 0 | 3 | 4) && !there.inventory.seen().contains_key(&file.name) {
                             there.add((**file).clone().but(|file| {
+                                known(file).cluster = ClusterId::new("uid");
+                                known(file).node = Some(node("cp1"));
                                 file.modified = time(now);
                                 file.version = Version::s3(("e", 1, now), None);
                             }));
