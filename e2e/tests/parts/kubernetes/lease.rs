@@ -70,7 +70,7 @@ async fn held_by(lease: &str) -> Result<Option<String>> {
 async fn one_of_two_leads_and_the_other_follows_when_it_resigns() -> Result<()> {
     let (kubeconfig, lease) = (Shared::get()?.api.kubeconfig(), format!("lease-{}", unique()));
     // Not given back, it would be free long after this test has lost its patience.
-    let for_ever = Timing { duration: Duration::from_secs(3600), ..QUICK };
+    let for_ever = Timing { duration: Duration::from_hours(1), ..QUICK };
     let first = Candidate::stand_with(for_ever, &kubeconfig, &lease).await?;
     first.leads().await?;
     let second = Candidate::stand(&kubeconfig, &lease).await?;
