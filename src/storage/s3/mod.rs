@@ -190,7 +190,7 @@ impl Store for Bucket {
         };
         let outside = objects.outside + sidecars.outside;
         if outside > 0 {
-            let rest = format!("showed {outside} keys of other folders, which are left alone");
+            let rest = format!("showed keys of other folders, which are left alone: {outside}");
             failures.push(self.asked("listing", &self.prefix).say(Category::Protocol, rest).failure());
         }
         if let Some(error) = sidecars_failed {
