@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow};
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long anything may take before a test gives up: far more than it needs, since other tests share the machine.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_mins(3);
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
