@@ -58,7 +58,8 @@ impl BucketLoop {
         let _running = shared.health.pass(Loop::Bucket);
         let access = match self.access().await {
             Ok(Some(access)) => access,
-            Ok(None) => return self.none(),
+            // S3 is on or off for a whole run, and off there is no such loop.
+            Ok(None) => return None,
             Err(failure) => {
                 // Who cannot read the settings does not keep the Lease from those who can.
                 self.resign();
@@ -103,16 +104,6 @@ impl BucketLoop {
         self.resign();
         self.tasks.close();
         self.tasks.wait().await;
-    }
-
-    /// There is no bucket.
-    fn none(&mut self) -> BeatPart {
-        self.resign();
-        self.bucket = None;
-        self.shared.metrics.leads(metrics::Leadership::NoBucket);
-        self.shared.health.stands_down(Loop::Bucket);
-        self.hear(Part::Settings, None);
-        None
     }
 
     fn ill(&self, part: Part, failure: &Failure, began: Instant) -> PassEnd {

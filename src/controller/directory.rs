@@ -10,7 +10,7 @@ use super::shared::Shared;
 use super::verify::Verifier;
 use crate::health::Loop;
 use crate::record::Place;
-use crate::snapshot::{Failure, NodeName};
+use crate::snapshot::NodeName;
 use crate::storage::local::Directory;
 
 /// The directory, and who reads its files.
@@ -70,6 +70,6 @@ impl DirectoryLoop {
 pub fn remembered_cluster(directory: &Directory, shared: &Shared) {
     match directory.remembered_cluster() {
         Ok(cluster) => shared.around().cluster = cluster,
-        Err(failure) => _ = shared.voice.hear("reading the state", Some::<&Failure>(&failure)),
+        Err(failure) => _ = shared.voice.hear("reading the state", Some(&failure)),
     }
 }

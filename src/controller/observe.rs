@@ -1,7 +1,6 @@
 //! Observe: everything that one pass of one storage knows, in the order that makes it proof. The records are read first:
 //! what they hold existed before the listing began.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::parts::Parts;
@@ -39,7 +38,7 @@ pub async fn observe<S: Store>(parts: &Parts<'_, S>) -> (Observed, Vec<Failure>)
         place,
         records,
         inventory,
-        running: running.into_iter().collect::<BTreeSet<_>>(),
+        running,
         k3s_at_work,
         around: Around::default(),
     };
