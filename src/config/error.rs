@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::table::setting;
+use crate::etcd::AccessError;
 
 /// Where the text of a setting was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +104,14 @@ pub enum ConfigError {
     /// The value of a key in a Secret, or of an environment variable, is not text.
     #[error("the value of {0} is not UTF-8")]
     NotText(Origin),
+    /// The settings of etcd make no sense, or not together.
+    #[error("{problem} (from {origin})")]
+    Etcd {
+        /// Where the setting that it names came from.
+        origin: Origin,
+        /// Which setting, and what is wrong with it.
+        problem: AccessError,
+    },
     /// A config file that cannot be read.
     #[error("config file {path} cannot be read")]
     FileUnreadable {
@@ -133,7 +142,7 @@ impl ConfigError {
     /// A short word for metric labels.
     pub fn category(&self) -> &'static str {
         match self {
-            Self::Value { .. } | Self::NotText(_) | Self::NotOneValue { .. } => "value",
+            Self::Value { .. } | Self::Etcd { .. } | Self::NotText(_) | Self::NotOneValue { .. } => "value",
             Self::Missing(_) => "missing",
             Self::HalfACredential(_) => "credentials",
             Self::Certificate { .. } | Self::CertificateFile { .. } => "certificate",

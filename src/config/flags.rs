@@ -124,7 +124,7 @@ mod tests {
         let error = parse(&["--etcd-s3-secret-kye=hunter2"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::UnknownArgument);
         assert!(!error.to_string().contains("hunter2"), "{error}");
-        assert!(parse(&["--etcd-snapshot-retention=5"]).is_err() && parse(&["--etcd-s3-endpoint-ca-name=x"]).is_err());
+        assert!(parse(&["--etcd-password=x"]).is_err() && parse(&["--etcd-s3-endpoint-ca-name=x"]).is_err());
     }
 
     #[test]

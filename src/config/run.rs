@@ -14,8 +14,9 @@ use super::s3::S3Layer;
 use super::sources::{Environment, Texts};
 use super::values;
 use crate::decide::Mode;
+use crate::etcd::{AccessError, EtcdAccess, EtcdSettings};
 use crate::log::Form;
-use crate::snapshot::{NodeName, Program};
+use crate::snapshot::{BaseName, NodeName, Program};
 
 /// What stays the same for one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +43,16 @@ pub struct RunSettings {
     pub metrics_prefix: Option<String>,
     /// Form of the log.
     pub log_format: Form,
+    /// The etcd member of this node.
+    pub etcd: EtcdAccess,
+    /// Base name of the snapshot files of this cluster.
+    pub base: BaseName,
+    /// How many good snapshots the directory keeps; 0 means all.
+    pub retention: u32,
+    /// Whether objects that show no cluster id count as ours.
+    pub adopt_unlabelled: bool,
+    /// How long a node must have had no Node object before its records go; never less than three beats.
+    pub orphan_grace: Duration,
     /// The settings of S3, to be resolved at each beat.
     pub s3: S3Layer,
 }
@@ -77,9 +88,34 @@ impl RunSettings {
                 http_listen: texts.require("http-listen", values::listen)?.value,
                 metrics_prefix: texts.parse("metrics-prefix", values::metrics_prefix)?.map(|prefix| prefix.value),
                 log_format: texts.require("log-format", values::log_format)?.value,
+                etcd: etcd(&texts)?,
+                base: texts.require("etcd-snapshot-name", values::base_name)?.value,
+                retention: texts.require("etcd-snapshot-retention", values::count)?.value,
+                adopt_unlabelled: texts.require("etcd-s3-adopt-unlabelled", values::switch)?.value,
+                orphan_grace: texts.require("orphan-grace", values::time)?.value.max(interval.saturating_mul(3)),
                 s3,
             },
             warnings,
         ))
     }
+}
+
+/// What is wrong is said of the setting that it names.
+fn etcd(texts: &Texts) -> Result<EtcdAccess, ConfigError> {
+    let text = |name: &'static str| texts.text(name).unwrap_or_default().to_string();
+    let settings = EtcdSettings {
+        endpoint: text("etcd-endpoint"),
+        host: text("etcd-host"),
+        cacert: text("etcd-cacert"),
+        cert: text("etcd-cert"),
+        key: text("etcd-key"),
+        server_name: text("etcd-server-name"),
+        user: text("etcd-user"),
+        password: text("etcd-password"),
+        password_file: text("etcd-password-file"),
+    };
+    EtcdAccess::new(&settings).map_err(|problem| {
+        let (AccessError::Setting { setting, .. } | AccessError::File { setting, .. }) = &problem;
+        ConfigError::Etcd { origin: texts.origin(setting), problem }
+    })
 }

@@ -151,6 +151,16 @@ impl Texts {
         self
     }
 
+    /// The text of a setting, if it is set: for what parses several together.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|given| given.text.as_str())
+    }
+
+    /// Where the text of a setting was found; what is not set has its default.
+    pub fn origin(&self, name: &str) -> Origin {
+        self.0.get(name).map_or(Origin::Default, |given| given.origin.clone())
+    }
+
     /// The value of a setting, if it is set.
     pub fn parse<T>(&self, name: &'static str, parse: impl FnOnce(&str) -> Result<T, Problem>) -> Result<Option<Sourced<T>>, ConfigError> {
         let Some(given) = self.0.get(name) else { return Ok(None) };

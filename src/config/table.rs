@@ -26,10 +26,10 @@ pub enum Reach {
     RunAndSecret,
     /// Config file only.
     File,
-    /// Config file and S3 Secret.
-    FileAndSecret,
     /// S3 Secret only.
     Secret,
+    /// Environment only.
+    Environment,
 }
 
 impl Reach {
@@ -40,17 +40,17 @@ impl Reach {
 
     /// Whether an environment variable sets it.
     pub fn has_environment(self) -> bool {
-        matches!(self, Self::Run | Self::RunAndSecret)
+        matches!(self, Self::Run | Self::RunAndSecret | Self::Environment)
     }
 
     /// Whether a config file may hold it.
     pub fn is_in_file(self) -> bool {
-        matches!(self, Self::Run | Self::RunAndSecret | Self::File | Self::FileAndSecret)
+        matches!(self, Self::Run | Self::RunAndSecret | Self::File)
     }
 
     /// Whether the S3 Secret may hold it.
     pub fn is_in_secret(self) -> bool {
-        matches!(self, Self::RunAndSecret | Self::FileAndSecret | Self::Secret)
+        matches!(self, Self::RunAndSecret | Self::Secret)
     }
 }
 
@@ -106,13 +106,15 @@ pub fn setting(name: &str) -> Option<&'static Setting> {
 }
 
 const NODE: &str = "Node and directory";
+const RETENTION: &str = "Retention";
+const ETCD: &str = "etcd";
 const S3: &str = "S3";
 const KUBERNETES: &str = "Kubernetes";
 const OBSERVING: &str = "Observing";
 const LATER: &str = "";
 
 use Kind::{Count, Duration, Secret, Switch, Text};
-use Reach::{File, FileAndSecret, Flag, Run, RunAndSecret};
+use Reach::{File, Flag, Run, RunAndSecret};
 
 /// All of them, in the order of the help.
 pub static SETTINGS: &[Setting] = &[
@@ -133,6 +135,25 @@ pub static SETTINGS: &[Setting] = &[
         Sidecars and state are kept in .metadata beside it.").or_else("<data-dir>/server/db/snapshots"),
     Setting::new("etcd-snapshot-reconcile-interval", Run, Duration, NODE, "DURATION", "Time from one beat to the next, above zero, like 10m or 90s.\n\
         At each beat the directory and the bucket are listed and the records are made to agree with them. Changes in the directory are seen at once besides.").or("10m"),
+    Setting::new("etcd-snapshot-name", Run, Text, RETENTION, "NAME", "Base name of the snapshot files of this cluster: they are called <NAME>-<node>-<seconds>.\n\
+        Retention is about files of this base name and about no others.").or("etcd-snapshot"),
+    Setting::new("etcd-snapshot-retention", Run, Count, RETENTION, "COUNT", "How many good snapshots the directory keeps; 0 keeps all.\n\
+        A snapshot is good when it was verified whole and nothing is known against the member it came from. Nothing goes before the etcd member has answered once.").or("5"),
+    Setting::new("etcd-s3-retention", RunAndSecret, Count, RETENTION, "COUNT", "How many good snapshots of the whole cluster the bucket keeps; 0 keeps all.\n\
+        The newest good one of each living node stays as well.").or("5"),
+    Setting::new("etcd-s3-adopt-unlabelled", Run, Switch, RETENTION, "true|false", "Whether objects without a cluster id in their metadata count as this cluster's.\n\
+        Only safe in a folder that no other cluster uses.").or("false"),
+    Setting::new("orphan-grace", Run, Duration, RETENTION, "DURATION", "How long a node must have had no Node object before the records of its directory go.\n\
+        Never less than three beats. A node whose agent is at work without a Node object is not gone.").or("1h"),
+    Setting::new("etcd-endpoint", Run, Text, ETCD, "URL", "The etcd member of this node, like https://127.0.0.1:2379: exactly one.").or_else("https://127.0.0.1:2379"),
+    Setting::new("etcd-host", Run, Text, ETCD, "HOST", "Address or name of the member alone, in place of --etcd-endpoint: HTTPS and port 2379 go without saying.").or_else("none"),
+    Setting::new("etcd-cacert", Run, Text, ETCD, "PATH", "PEM file of the authorities that the member's certificate has to be signed by. Read again when it changes.").or_else("the system's certificates"),
+    Setting::new("etcd-cert", Run, Text, ETCD, "PATH", "PEM file of the client certificate. Read again when it changes.").or_else("none"),
+    Setting::new("etcd-key", Run, Text, ETCD, "PATH", "PEM file of the client certificate's key. Read again when it changes.").or_else("none"),
+    Setting::new("etcd-server-name", Run, Text, ETCD, "NAME", "Name that the member's certificate has to have, where it is not the endpoint's.").or_else("the endpoint's host"),
+    Setting::new("etcd-user", Run, Text, ETCD, "NAME", "User of etcd, where etcd has users. Snapshots need the role root.").or_else("none"),
+    Setting::new("etcd-password-file", Run, Text, ETCD, "PATH", "File with the password of --etcd-user. Read again when it changes.").or_else("the environment variable ETCD_PASSWORD"),
+    Setting::new("etcd-password", Reach::Environment, Secret, ETCD, "PASSWORD", "Password of --etcd-user.").or_else("none"),
     Setting::new("etcd-s3", Run, Switch, S3, "true|false", "Whether there is a bucket at all.\n\
         Without it the other settings of S3 are checked and not used, and no Secret is read.").or("false"),
     Setting::new("etcd-s3-config-secret", Run, Text, S3, "NAME", "Secret with settings of S3 in --config-namespace, read again at each beat.\n\
@@ -169,16 +190,11 @@ pub static SETTINGS: &[Setting] = &[
     Setting::new("metrics-prefix", Run, Text, OBSERVING, "PREFIX", "Prefix under which the duration histograms are shown once more, for dashboards made for K3s (k3s_) or RKE2 (rke2_).").or_else("their own names only"),
     Setting::new("log-format", Run, Text, OBSERVING, "text|json", "Form of the log on standard error: text or json. RUST_LOG sets its level.").or("text"),
     Setting::new("etcd-s3-endpoint-ca-name", Reach::Secret, Text, S3, "NAME", "ConfigMap with certificates."),
-    Setting::new("etcd-s3-retention", FileAndSecret, Count, LATER, "COUNT", "How many snapshots the bucket keeps.").or("5"),
-    Setting::new("etcd-snapshot-retention", File, Count, LATER, "COUNT", "How many snapshots the directory keeps."),
-    Setting::new("etcd-snapshot-name", File, Text, LATER, "NAME", "Base name of snapshot files."),
     Setting::new("etcd-snapshot-schedule-cron", File, Text, LATER, "CRON", "When to take snapshots."),
     Setting::new("etcd-snapshot-compress", File, Switch, LATER, "true|false", "Whether to compress snapshots."),
     Setting::new("etcd-snapshot-jitter", File, Duration, LATER, "DURATION", "Longest delay of a scheduled snapshot."),
     Setting::new("etcd-snapshot-timezone", File, Text, LATER, "ZONE", "Time zone of the schedule."),
     Setting::new("etcd-snapshot-restrictions", File, Text, LATER, "WORDS", "What requests to K3s may not override."),
-    Setting::new("orphan-grace", File, Duration, LATER, "DURATION", "How long a node has to be gone before its records go."),
-    Setting::new("etcd-s3-adopt-unlabelled", File, Switch, LATER, "true|false", "Whether objects without a cluster id are ours."),
 ];
 
 #[cfg(test)]

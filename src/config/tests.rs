@@ -181,6 +181,34 @@ fn namespaces_modes_and_the_rest_are_read() {
 }
 
 #[test]
+fn retention_and_the_member_have_their_defaults_and_their_sentences() {
+    let of = |given: Given| given.flag("node-name", "cp1").run();
+    let (settings, _) = of(Given::default()).unwrap();
+    assert_eq!((settings.base.as_str(), settings.retention, settings.adopt_unlabelled), ("etcd-snapshot", 5, false));
+    assert_eq!(settings.orphan_grace, Duration::from_hours(1));
+    assert_eq!(settings.etcd, crate::etcd::EtcdAccess::new(&crate::etcd::EtcdSettings::default()).unwrap());
+    let (settings, _) = of(Given::default().flag("orphan-grace", "1s").flag("etcd-snapshot-reconcile-interval", "40m")).unwrap();
+    assert_eq!(settings.orphan_grace, Duration::from_hours(2), "never under three beats");
+    for (given, sentence) in [
+        (
+            Given::default().flag("etcd-snapshot-name", "a/b"),
+            "etcd-snapshot-name: \"a/b\" cannot be the base name of a snapshot file; write it like etcd-snapshot (from flag --etcd-snapshot-name)",
+        ),
+        (
+            Given::default().file("etcd-cert: /c.pem"),
+            "etcd-key: is not set, and etcd-cert is; a certificate is of no use without its key (from the default)",
+        ),
+        (
+            Given::default().variable("ETCD_USER", "root").variable("ETCD_PASSWORD", "hunter2").flag("etcd-password-file", "/p"),
+            "etcd-password-file: etcd-password is set as well; set one of them (from flag --etcd-password-file)",
+        ),
+    ] {
+        let error = of(given).unwrap_err();
+        assert_eq!((error.to_string().as_str(), error.category()), (sentence, "value"));
+    }
+}
+
+#[test]
 fn a_bad_value_gets_one_sentence_with_setting_value_and_place() {
     let of_a_node = "is not the name of a node; write it as kubectl get nodes shows it";
     let duration = "is not a duration; write it like 5m or 90s";

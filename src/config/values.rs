@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::duration::{self, Fault};
 use crate::decide::Mode;
 use crate::log::Form;
-use crate::snapshot::{NameError, NodeName, Program};
+use crate::snapshot::{BaseName, NameError, NodeName, Program};
 
 /// What is wrong with a value: the rest of a sentence that begins with the value.
 pub type Problem = Cow<'static, str>;
@@ -41,6 +41,10 @@ pub(super) fn node(text: &str) -> Result<NodeName, Problem> {
         NameError::NodeCalledS3 => "cannot be the name of a node: K3s marks the records of a bucket with that word".into(),
         _ => "is not the name of a node; write it as kubectl get nodes shows it".into(),
     })
+}
+
+pub(super) fn base_name(text: &str) -> Result<BaseName, Problem> {
+    BaseName::new(text).map_err(|_| "cannot be the base name of a snapshot file; write it like etcd-snapshot".into())
 }
 
 pub(super) fn program(text: &str) -> Result<Program, Problem> {

@@ -29,3 +29,14 @@ pub trait Store: Send + Sync {
     /// Looks at one name, now: `lstat` or `HEAD`. `Ok(None)` is proof that it is not there.
     fn ask(&self, name: &FileName) -> impl Future<Output = Result<Option<Version>, Failure>> + Send;
 }
+
+/// What became of a removal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// The file or object is gone, and its sidecar.
+    Done,
+    /// It was gone before; its sidecar is, too.
+    Absent,
+    /// It is another version than the one that was judged, or does not show our cluster id: it was left alone.
+    Stale,
+}
