@@ -29,7 +29,9 @@ pub enum Upload {
     Done,
     /// It did not succeed.
     Failed {
-        /// When.
+        /// When it failed first for this reason.
+        since: Timestamp,
+        /// When it failed last.
         at: Timestamp,
         /// Why, in one sentence.
         why: String,

@@ -130,7 +130,7 @@ fn what_is_not_good_not_ours_or_not_at_rest_stays_here_and_takes_no_place_there(
 
 #[test]
 fn a_file_goes_up_once_goes_on_where_it_was_begun_and_is_tried_again_at_the_next_beat() {
-    let failed = |at: i64| Upload::Failed { at: time(NOW + at), why: "403".into() };
+    let failed = |at: i64| Upload::Failed { since: time(NOW + at), at: time(NOW + at), why: "403".into() };
     let file = good(HOUR);
     for (state, asked, goes) in [
         (None, Asked::Nothing, Some(None)),
@@ -427,7 +427,7 @@ proptest! {
                         prop_assert!(!done.contains(&file.name), "{} goes up again", file.name);
                         let state = match ending {
                             0 => Upload::Done,
-                            1 => Upload::Failed { at: time(now), why: "403".into() },
+                            1 => Upload::Failed { since: time(now), at: time(now), why: "403".into() },
                             _ => Upload::Begun { id: id("u") },
                         };
                         if matches!(ending, 0 | 3 | 4) && !there.inventory.seen().contains_key(&file.name) {
