@@ -81,6 +81,18 @@ pub fn short_hex(text: &str, digits: usize) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StorageId(String);
 
+impl StorageId {
+    /// An id that was written down earlier.
+    pub fn remembered(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The ten digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for StorageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -123,6 +135,11 @@ impl Version {
     /// The part of the snapshot itself, without its sidecar's: what the verdict on its bytes belongs to.
     pub fn of_content(&self) -> &str {
         self.0.rsplit_once('/').map_or(&self.0, |(content, _)| content)
+    }
+
+    /// The part of the sidecar; None when there was none.
+    pub fn of_sidecar(&self) -> Option<&str> {
+        self.0.rsplit_once('/').map(|(_, sidecar)| sidecar).filter(|sidecar| *sidecar != "-")
     }
 }
 
@@ -297,6 +314,7 @@ mod tests {
         let with = Version::local((1, 2, 3), Some((4, 5, 6)));
         assert_eq!((without.as_str(), with.as_str()), ("1.2.3/-", "1.2.3/4.5.6"));
         assert_eq!(without.of_content(), with.of_content());
+        assert_eq!((without.of_sidecar(), with.of_sidecar(), Version::remembered("v").of_sidecar()), (None, Some("4.5.6"), None));
         let object = Version::s3(("\"ab-2\"", 9, 7), Some(("cd", 1, 8)));
         assert_eq!((object.as_str(), object.last_modified().unwrap().as_second()), ("ab-2.9.7/cd.1.8", 7));
         assert_eq!((Version::remembered("v").last_modified(), Version::remembered("e.9.x/-").last_modified()), (None, None));

@@ -144,8 +144,19 @@ impl Manifest {
     }
 }
 
+/// The sidecar's bytes: a JSON object from text to text with sorted keys. What in `extra` stands under a key of ours is
+/// left out: it would be read back as the manifest.
+pub fn sidecar(manifest: &Manifest, extra: &BTreeMap<String, String>) -> Vec<u8> {
+    let extra = extra.iter().filter(|(key, _)| !key.starts_with(PREFIX)).map(|(key, value)| (key.clone(), value.clone()));
+    let ours = manifest.to_keys().into_iter().map(|(key, value)| (format!("{PREFIX}{key}"), value));
+    let pairs: BTreeMap<String, String> = extra.chain(ours).collect();
+    serde_json::Value::from_iter(pairs).to_string().into_bytes()
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -198,5 +209,48 @@ mod tests {
         assert_eq!(claimed.clone().with_digests_of(&read), read);
         let same = Manifest { file_sha256: Some(Digest([1; 32])), file_size: Some(5), ..Manifest::default() };
         assert_eq!(claimed.with_digests_of(&same).quorum, Some(true));
+    }
+
+    #[test]
+    fn a_sidecar_has_sorted_keys_and_no_stranger_speaks_for_the_manifest() {
+        let manifest = Manifest { file_size: Some(9), quorum: Some(true), ..Manifest::default() };
+        let forged = format!("{PREFIX}cluster-id");
+        let bytes = sidecar(&manifest, &map(&[("z", "\"{}"), ("a", "1"), (&forged, "another"), (&format!("{PREFIX}file-size"), "1")]));
+        let expected = r#"{"a":"1","etcd-snapshot-operator.dev/file-size":"9","etcd-snapshot-operator.dev/quorum":"true","z":"\"{}"}"#;
+        assert_eq!(String::from_utf8(bytes).unwrap(), expected);
+        assert_eq!(sidecar(&Manifest::default(), &BTreeMap::new()), b"{}");
+    }
+
+    fn key() -> impl Strategy<Value = String> {
+        prop_oneof![
+            proptest::sample::select(vec![
+                "file-size",
+                "quorum",
+                "alarms",
+                "etcd-cluster-id",
+                "raft-index",
+                "node",
+                "cluster-id",
+                "db-sha256"
+            ])
+            .prop_map(String::from),
+            ".{0,8}",
+        ]
+    }
+
+    fn value() -> impl Strategy<Value = String> {
+        prop_oneof!["[0-9]{1,9}", "true|false", "CORRUPT", "[0-9a-f]{64}", ".{0,8}"]
+    }
+
+    proptest! {
+        #[test]
+        fn a_sidecar_is_read_back_as_it_was_written(
+            ours in proptest::collection::btree_map(key(), value(), 0..12),
+            extra in proptest::collection::btree_map(key(), value(), 0..6),
+        ) {
+            let manifest = Manifest::from_keys(ours);
+            let read = serde_json::from_slice(&sidecar(&manifest, &extra)).unwrap();
+            prop_assert_eq!(Manifest::from_sidecar(read), (manifest, extra));
+        }
     }
 }

@@ -4,7 +4,7 @@ pub mod s3;
 
 use std::collections::BTreeMap;
 
-use crate::snapshot::{Failure, FileName, Inventory, Known, Version};
+use crate::snapshot::{Failure, FileName, Inventory, Known, SnapshotFile, Version};
 
 pub mod local;
 pub mod zip;
@@ -28,6 +28,10 @@ pub trait Store: Send + Sync {
 
     /// Looks at one name, now: `lstat` or `HEAD`. `Ok(None)` is proof that it is not there.
     fn ask(&self, name: &FileName) -> impl Future<Output = Result<Option<Version>, Failure>> + Send;
+
+    /// Removes the file or object and then its sidecar. Asks first; leaves alone what is no longer this version, or, in a
+    /// bucket, does not show our cluster id. `adopting`: an object without any cluster id counts as ours.
+    fn remove(&self, file: &SnapshotFile, adopting: bool) -> impl Future<Output = Result<Removed, Failure>> + Send;
 }
 
 /// What became of a removal.

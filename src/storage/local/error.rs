@@ -47,6 +47,24 @@ pub enum LocalError {
         /// Why not.
         source: io::Error,
     },
+    /// The file system would not let a file or a sidecar go.
+    #[error("cannot remove {path:?}{hint}")]
+    Remove {
+        /// What should go.
+        path: PathBuf,
+        /// What would let it go, where that can be told.
+        hint: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A removal was done, and may not be on the disk.
+    #[error("cannot bring a removal in {path:?} to the disk")]
+    Sync {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// No record can be made of such a name.
     #[error("the name {shown:?} in {path:?} cannot be a snapshot's: it is not valid UTF-8, or has control characters in it")]
     Name {
@@ -95,8 +113,8 @@ impl LocalError {
             Self::NotADirectory(_) => "not-a-directory",
             Self::Replaced(_) | Self::Removed(_) => "replaced",
             Self::Unmounted { .. } => "unmounted",
-            Self::Create { source, .. } | Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => "permission",
-            Self::Create { .. } | Self::Read { .. } => "io",
+            Self::Create { source, .. } | Self::Read { source, .. } | Self::Remove { source, .. } if is_refused(source) => "permission",
+            Self::Create { .. } | Self::Read { .. } | Self::Remove { .. } | Self::Sync { .. } => "io",
             Self::Name { .. } => "name",
             Self::Sidecar { .. } => "sidecar",
             Self::State { .. } => "state",
@@ -104,6 +122,10 @@ impl LocalError {
             Self::Lost(_) => "internal",
         }
     }
+}
+
+fn is_refused(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
 impl From<LocalError> for Failure {

@@ -37,9 +37,9 @@ struct Pass<'a> {
 
 /// What a sidecar says.
 #[derive(Default)]
-struct Sidecar {
+pub(super) struct Sidecar {
     manifest: Manifest,
-    extra: BTreeMap<String, String>,
+    pub(super) extra: BTreeMap<String, String>,
 }
 
 impl Inner {
@@ -89,6 +89,17 @@ impl Inner {
         self.accept(&entered, listing.is_empty(), pass)?;
         if let Some(failure) = cut_short {
             return Ok(Inventory::Partial(listing, failure));
+        }
+        let (finished, failures) = self.finish_removals(&entered, &listing);
+        pass.failures.extend(failures.into_iter().map(Failure::from));
+        for name in finished {
+            // It was listed with the sidecar of the file that stood there before.
+            if listing.remove(&name).is_some()
+                && let Ok(Look::File(stamp)) = place::look(&entered, &self.path, &name)
+                && let Some(file) = self.file(&name, stamp, pass)
+            {
+                listing.insert(name, file);
+            }
         }
         if unseen.is_none() && !pass.shared {
             self.forget_all_but(&listing, pass);
@@ -219,7 +230,7 @@ impl Inner {
         name.names_node(&self.node) || manifest.node.as_ref() == Some(&self.node)
     }
 
-    fn sidecar_path(&self, name: &FileName) -> PathBuf {
+    pub(super) fn sidecar_path(&self, name: &FileName) -> PathBuf {
         self.metadata.join(name.as_str())
     }
 
@@ -233,7 +244,7 @@ impl Inner {
     }
 
     /// What the sidecar says. The outer error is the disk's; the inner one is that it is garbage.
-    fn sidecar(&self, name: &FileName) -> Result<Result<Sidecar, LocalError>, LocalError> {
+    pub(super) fn sidecar(&self, name: &FileName) -> Result<Result<Sidecar, LocalError>, LocalError> {
         let path = self.sidecar_path(name);
         let garbage = |why: String| LocalError::Sidecar { path: path.clone(), why };
         match bounded(&path, LARGEST_SIDECAR) {
@@ -252,23 +263,50 @@ impl Inner {
 
     /// Looks at one name. None proves that it is not there, or that what is there is none of our snapshots.
     pub(super) fn ask(&self, name: &FileName) -> Result<Option<Version>, LocalError> {
+        let entered = self.enter_accepted()?;
+        Ok(match self.stands(&entered, name)? {
+            Stands::File(version) => Some(version),
+            Stands::Nothing | Stands::Other | Stands::OfAnotherNode => None,
+        })
+    }
+
+    /// Enters the directory that listings have accepted: only that one can prove that something is not in it.
+    pub(super) fn enter_accepted(&self) -> Result<Entered, LocalError> {
         let entered = self.enter()?;
-        let known = self.standing().known;
-        let look = place::look(&entered, &self.path, name)?;
-        // Only the directory that listings have accepted can prove that something is not in it.
-        if known != Some(entered.id) || DirectoryId::at(&self.path).ok() != known {
+        if self.standing().known == Some(entered.id) { Ok(entered) } else { Err(LocalError::Replaced(self.path.clone())) }
+    }
+
+    /// What stands under one name now, if the path still leads to this directory after the look.
+    pub(super) fn stands(&self, entered: &Entered, name: &FileName) -> Result<Stands, LocalError> {
+        let look = place::look(entered, &self.path, name)?;
+        if DirectoryId::at(&self.path).ok() != Some(entered.id) {
             return Err(LocalError::Replaced(self.path.clone()));
         }
-        let Look::File(stamp) = look else {
-            return Ok(None);
+        let stamp = match look {
+            Look::File(stamp) => stamp,
+            Look::Other => return Ok(Stands::Other),
+            Look::Nothing => return Ok(Stands::Nothing),
         };
         let sidecar = self.sidecar_stamp(name)?;
         let shared = !self.standing().shared_with.is_empty();
         if shared && !name.names_node(&self.node) && !self.is_of_our_node(name, &self.sidecar(name)?.unwrap_or_default().manifest) {
-            return Ok(None);
+            return Ok(Stands::OfAnotherNode);
         }
-        Ok(Some(stamp.version(sidecar)))
+        Ok(Stands::File(stamp.version(sidecar)))
     }
+}
+
+/// What stands under one name, with its sidecar.
+#[derive(Debug)]
+pub(super) enum Stands {
+    /// A file that a listing would have.
+    File(Version),
+    /// A file that another node's agent may be answerable for.
+    OfAnotherNode,
+    /// Something else.
+    Other,
+    /// Nothing.
+    Nothing,
 }
 
 /// What the memory knows of exactly this version.

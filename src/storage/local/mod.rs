@@ -1,20 +1,24 @@
 //! The snapshot directory of one node: listed, verified, watched, and remembered in its state.
 //!
 //! In: a path, our node, and the memory of what was learnt. Out: inventories, verdicts, wakes. Whatever blocks runs off the
-//! async threads. Nothing here decides what is done about a file, and no snapshot is ever written or removed here.
+//! async threads. Nothing here decides what is done about a file, and no snapshot is ever written here.
 //!
 //! * `list` what is there, and one look at one name
 //! * `place` which directory the path leads to, and whether it is the one we know
 //! * `rest` whether somebody may still be writing a file
+//! * `open` exactly the bytes that were judged
 //! * `verify` reading a file to its end
-//! * `state` verdicts, and who is at work here, across restarts
+//! * `remove` a file and what stands beside it
+//! * `state` verdicts, uploads, and who is at work here, across restarts
 //! * `watch` wakes
 //! * `atomic` writes that a kill cannot halve
 
 pub mod atomic;
 mod error;
 mod list;
+mod open;
 mod place;
+mod remove;
 mod rest;
 mod state;
 mod verify;
@@ -30,9 +34,13 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 
 pub use self::error::LocalError;
+pub use self::open::{NotRead, Opened};
 pub use self::verify::NotVerified;
-use crate::snapshot::{ClusterId, Failure, FileName, Inventory, NodeName, SnapshotFile, Storage, Verdict, Version};
-use crate::storage::{Listed, Memory, Store};
+use crate::snapshot::{
+    ClusterId, Failure, FileName, Inventory, Listing, NodeName, SnapshotFile, Storage, StorageId, Upload, UploadId, Uploads, Verdict,
+    Version,
+};
+use crate::storage::{Listed, Memory, Removed, Store};
 
 /// The snapshot directory of one node. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
@@ -136,6 +144,64 @@ impl Directory {
         self.0.verify(file, go_on)
     }
 
+    /// Opens a file that is to be copied elsewhere, if it still is the content that the listing found.
+    pub async fn read(&self, file: &SnapshotFile) -> Result<Opened, NotRead> {
+        let (inner, file) = (self.0.clone(), file.clone());
+        let read = spawn_blocking(move || inner.read(&file)).await;
+        read.unwrap_or_else(|_| Err(NotRead::Failed(self.0.lost().into())))
+    }
+
+    /// What is remembered of uploads: of the versions that this listing of ours found; and of files that it does not have,
+    /// the multipart uploads that were begun. It reads nothing that the listing did not read.
+    pub async fn uploads(&self, listing: &Listing) -> BTreeMap<FileName, Uploads> {
+        let of = |(name, note): (FileName, state::Note)| {
+            let uploads = note.uploads_of(listing.get(&name));
+            (name, uploads)
+        };
+        self.notes_of_uploads().await.into_iter().map(of).filter(|(_, uploads)| !uploads.is_empty()).collect()
+    }
+
+    /// Multipart uploads to a bucket that were begun and that nobody goes on with, though their names may stand for a file
+    /// of other content by now. Each is to be aborted, and then forgotten.
+    pub async fn abandoned_uploads(&self, listing: &Listing, to: &StorageId) -> Vec<(FileName, UploadId)> {
+        let of = |(name, note): (FileName, state::Note)| {
+            let ids = note.abandoned_of(listing.get(&name), to);
+            ids.into_iter().map(move |id| (name.clone(), id))
+        };
+        self.notes_of_uploads().await.into_iter().flat_map(of).collect()
+    }
+
+    async fn notes_of_uploads(&self) -> Vec<(FileName, state::Note)> {
+        let inner = self.0.clone();
+        // Not known is as if nothing had gone up: the bucket tells what it has.
+        spawn_blocking(move || inner.state.of_uploads()).await.unwrap_or_default()
+    }
+
+    /// Notes how far an upload of this content has come; on the disk on return. One that fails as it did before fails
+    /// since then.
+    pub async fn note_upload(&self, file: &SnapshotFile, to: &StorageId, upload: Upload) -> Result<(), Failure> {
+        let (name, version, to) = (file.name.clone(), file.version.clone(), to.clone());
+        self.of_state(move |state| state.note_upload(&name, version.of_content(), &to, upload)).await
+    }
+
+    /// Forgets the multipart upload of this name that was begun, now that it is aborted.
+    pub async fn forget_upload(&self, name: &FileName, to: &StorageId) -> Result<(), Failure> {
+        let (name, to) = (name.clone(), to.clone());
+        self.of_state(move |state| state.forget_begun(&name, &to, None)).await
+    }
+
+    /// Forgets one of [`Self::abandoned_uploads`], now that it is aborted.
+    pub async fn forget_abandoned_upload(&self, name: &FileName, to: &StorageId, id: &UploadId) -> Result<(), Failure> {
+        let (name, to, id) = (name.clone(), to.clone(), id.clone());
+        self.of_state(move |state| state.forget_begun(&name, &to, Some(&id))).await
+    }
+
+    async fn of_state(&self, change: impl FnOnce(&state::State) -> Result<(), LocalError> + Send + 'static) -> Result<(), Failure> {
+        let inner = self.0.clone();
+        let changed = spawn_blocking(move || change(&inner.state)).await;
+        changed.unwrap_or_else(|_| Err(self.0.lost())).map_err(Failure::from)
+    }
+
     /// How long until the next file that may still be written will be at rest if nobody touches it. The watch wakes then
     /// by itself.
     pub fn next_rest(&self) -> Option<Duration> {
@@ -154,6 +220,12 @@ impl Store for Directory {
         let (inner, name) = (self.0.clone(), name.clone());
         let asked = spawn_blocking(move || inner.ask(&name)).await;
         asked.unwrap_or_else(|_| Err(self.0.lost())).map_err(Failure::from)
+    }
+
+    async fn remove(&self, file: &SnapshotFile, _adopting: bool) -> Result<Removed, Failure> {
+        let (inner, file) = (self.0.clone(), file.clone());
+        let removed = spawn_blocking(move || inner.remove(&file)).await;
+        removed.unwrap_or_else(|_| Err(self.0.lost())).map_err(Failure::from)
     }
 }
 

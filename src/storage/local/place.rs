@@ -57,6 +57,16 @@ impl Stamp {
         let token = |stamp: Self| (stamp.inode, stamp.size, stamp.modified);
         Version::local(token(self), sidecar.map(token))
     }
+
+    /// Whether a file with this stamp has the content that the version is of.
+    pub fn is_content_of(self, version: &Version) -> bool {
+        self.version(None).of_content() == version.of_content()
+    }
+
+    /// Whether a sidecar with this stamp is the one that the version is of.
+    pub fn is_sidecar_of(self, version: &Version) -> bool {
+        self.version(Some(self)).of_sidecar() == version.of_sidecar()
+    }
 }
 
 /// The directory as it stands just now.

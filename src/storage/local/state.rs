@@ -1,13 +1,16 @@
 //! The state: what only this node needs to remember about its files (docs/design.md 6).
 //!
-//! In: verdicts, and who we are on which directory. Out: the same after a restart. Small JSON files, written atomically,
+//! In: verdicts, uploads, removals that were begun, and who we are on which directory. Out: the same after a restart. Small JSON files, written atomically,
 //! each with `"v":1`; one that cannot be understood is set aside as `<name>.bad-<random>` and rebuilt. What could not be
 //! written is kept in memory and written at the next listing.
 //!
 //! `.metadata/.state/<hex10 of the directory's path>/`: `lock`, held while a process of ours lives;
 //! `<node>/self.json`; `<node>/files/<32 hex of SHA-256(name)>.json`.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod files;
+mod note;
+
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -20,47 +23,22 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::note::{Judged, Note};
 use super::atomic;
 use super::error::LocalError;
 use super::place::DirectoryId;
-use crate::snapshot::file::{hex10, short_hex};
-use crate::snapshot::{ClusterId, FileName, Listing, Manifest, NodeName, Verdict};
+use crate::snapshot::file::hex10;
+use crate::snapshot::{ClusterId, FileName, NodeName};
 
 /// The form of the state's files that this version writes, and the only one that it reads.
 const FORM: u32 = 1;
 /// More than any file of the state can have, so that no other file is read for one.
 const LARGEST: u64 = 1 << 20;
-/// How many files' state one listing forgets at most.
-const FORGOTTEN_AT_ONCE: usize = 200;
 /// A temporary as old as this is in nobody's use.
 const ABANDONED: Duration = Duration::from_hours(24);
 /// An agent is at work on the directory while its last beat is younger than three intervals, and never less than this:
 /// the same rule as for a K3s at work.
 const AT_WORK_AT_LEAST: Duration = Duration::from_mins(30);
-
-/// What verifying one content showed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judged {
-    /// The part of the version without the sidecar's.
-    pub content: String,
-    /// Whole or damaged.
-    pub verdict: Verdict,
-    /// Digests and sizes; nothing else.
-    pub digests: Manifest,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct FileNote {
-    v: u32,
-    name: String,
-    version: String,
-    verdict: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    why: Option<String>,
-    #[serde(default)]
-    digests: BTreeMap<String, String>,
-}
 
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -91,10 +69,11 @@ pub struct State {
 
 #[derive(Debug, Default)]
 struct Memory {
-    files: BTreeMap<FileName, Judged>,
-    unsaved: BTreeSet<FileName>,
-    /// Whether the files of what went while we were away are gone.
-    swept: bool,
+    notes: BTreeMap<FileName, Note>,
+    /// Verdicts, each with the content that it is on, that could not be written yet.
+    unsaved: BTreeMap<FileName, (String, Judged)>,
+    /// Whether the notes of what went while we were away are read.
+    all_read: bool,
     others: Vec<NodeName>,
     lock: Option<File>,
 }
@@ -102,14 +81,18 @@ struct Memory {
 impl State {
     /// The state of a node on the directory of this path; touches nothing yet.
     pub fn new(directory: &Path, metadata: &Path, node: &NodeName) -> Self {
-        let root = metadata.join(".state").join(hex10(&directory.to_string_lossy()));
+        let root = root(directory, metadata);
         Self { own: root.join(folder(node)), root, node: node.clone(), memory: Mutex::default() }
     }
 
     /// Whether any agent ever had state on this directory.
     pub fn ever_existed(&self) -> bool {
-        // In doubt it did: then nothing is created.
-        fs::symlink_metadata(&self.root).map_or_else(|error| error.kind() != io::ErrorKind::NotFound, |_| true)
+        is_there(&self.root)
+    }
+
+    /// The same of any directory whose sidecars are in this folder.
+    pub fn is_at(directory: &Path, metadata: &Path) -> bool {
+        is_there(&root(directory, metadata))
     }
 
     /// Creates the folders, takes the lock, and removes what a kill left behind; once. Temporaries that another process
@@ -203,80 +186,6 @@ impl State {
         memory.others.clone()
     }
 
-    /// What verifying this content showed; None when that is not known.
-    pub fn judged(&self, name: &FileName, content: &str) -> Result<Option<Judged>, LocalError> {
-        let mut memory = self.memory();
-        if !memory.files.contains_key(name) {
-            let found = read(&self.path_of(name), |note: &FileNote| note.v == FORM && note.name == name.as_str())?;
-            if let Some(judged) = found.and_then(FileNote::judged) {
-                memory.files.insert(name.clone(), judged);
-            }
-        }
-        Ok(memory.files.get(name).filter(|judged| judged.content == content).cloned())
-    }
-
-    /// Notes what verifying showed: from now on in memory, and on the disk as soon as it can be written.
-    pub fn note(&self, name: &FileName, judged: Judged) {
-        let mut memory = self.memory();
-        memory.files.insert(name.clone(), judged);
-        memory.unsaved.insert(name.clone());
-        drop(memory);
-        // The next listing tries again and reports it.
-        let _ = self.save();
-    }
-
-    /// Writes what is only in memory yet.
-    pub fn save(&self) -> Result<(), LocalError> {
-        let mut memory = self.memory();
-        while let Some(name) = memory.unsaved.first().cloned() {
-            if let Some(judged) = memory.files.get(&name) {
-                self.write(&self.path_of(&name), &FileNote::of(&name, judged))?;
-            }
-            memory.unsaved.remove(&name);
-        }
-        Ok(())
-    }
-
-    /// Forgets files that a complete listing of everything that is ours does not have; some of them, when there are many.
-    pub fn forget_all_but(&self, listing: &Listing) -> Result<(), LocalError> {
-        let mut memory = self.memory();
-        let mut gone: Vec<PathBuf> = Vec::new();
-        if memory.swept {
-            gone.extend(memory.files.keys().filter(|name| !listing.contains_key(name)).map(|name| self.path_of(name)));
-        } else {
-            let files = self.own.join("files");
-            let kept: BTreeSet<PathBuf> = listing.keys().map(|name| self.path_of(name)).collect();
-            let failed = |source| LocalError::State { verb: "read", path: files.clone(), source };
-            let entries = match fs::read_dir(&files) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                entries => entries.map_err(failed)?,
-            };
-            for entry in entries {
-                let path = entry.map_err(failed)?.path();
-                if path.extension().is_some_and(|extension| extension == "json") && !kept.contains(&path) {
-                    gone.push(path);
-                }
-            }
-        }
-        let all = gone.len() <= FORGOTTEN_AT_ONCE;
-        for path in gone.into_iter().take(FORGOTTEN_AT_ONCE) {
-            match fs::remove_file(&path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(LocalError::State { verb: "remove", path, source }),
-                _ => {}
-            }
-        }
-        memory.swept = all;
-        if all {
-            memory.files.retain(|name, _| listing.contains_key(name));
-            memory.unsaved.retain(|name| listing.contains_key(name));
-        }
-        Ok(())
-    }
-
-    fn path_of(&self, name: &FileName) -> PathBuf {
-        self.own.join("files").join(format!("{}.json", short_hex(name.as_str(), 32)))
-    }
-
     fn write(&self, path: &Path, note: &impl Serialize) -> Result<(), LocalError> {
         let failed = |source| LocalError::State { verb: "write", path: path.into(), source };
         let bytes = serde_json::to_vec(note).map_err(|error| failed(error.into()))?;
@@ -296,25 +205,13 @@ impl State {
     }
 }
 
-impl FileNote {
-    fn of(name: &FileName, judged: &Judged) -> Self {
-        let (verdict, why) = match &judged.verdict {
-            Verdict::Whole => ("whole", None),
-            Verdict::Plausible => ("plausible", None),
-            Verdict::Damaged(why) => ("damaged", Some(why.clone())),
-        };
-        let digests = judged.digests.to_keys();
-        Self { v: FORM, name: name.to_string(), version: judged.content.clone(), verdict: verdict.into(), why, digests }
-    }
+fn root(directory: &Path, metadata: &Path) -> PathBuf {
+    metadata.join(".state").join(hex10(&directory.to_string_lossy()))
+}
 
-    fn judged(self) -> Option<Judged> {
-        let verdict = match self.verdict.as_str() {
-            "whole" => Verdict::Whole,
-            "damaged" => Verdict::Damaged(self.why.unwrap_or_default()),
-            _ => return None,
-        };
-        Some(Judged { content: self.version, verdict, digests: Manifest::from_keys(self.digests) })
-    }
+fn is_there(root: &Path) -> bool {
+    // In doubt it is: then nothing is created, and nothing removed.
+    fs::symlink_metadata(root).map_or_else(|error| error.kind() != io::ErrorKind::NotFound, |_| true)
 }
 
 fn is_at_work(note: &SelfNote, now: Timestamp) -> bool {

@@ -6,12 +6,13 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 
-use rustix::fs::{Advice, Mode, OFlags, fadvise, fstat, openat};
+use rustix::fs::{Advice, fadvise};
 use sha2::{Digest as _, Sha256};
 
 use super::Inner;
 use super::error::LocalError;
-use super::place::{self, Look, Stamp};
+use super::open::NotRead;
+use super::place::{self, Look};
 use super::state::Judged;
 use crate::snapshot::verify::TRAILER;
 use crate::snapshot::{Digest, Failure, Manifest, SnapshotFile, Verdict, verify};
@@ -40,30 +41,23 @@ impl Inner {
             io::ErrorKind::Interrupted => NotVerified::Stopped,
             _ => Failure::from(LocalError::Read { path: self.path.join(file.name.as_str()), source }).into(),
         };
-        let content = file.version.of_content();
-        let entered = self.enter().map_err(Failure::from)?;
-        // Without NONBLOCK a pipe that took the file's place would hold us for ever.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let opened = match openat(&entered.directory, file.name.as_str(), flags, Mode::empty()) {
-            Err(rustix::io::Errno::NOENT) => return Err(NotVerified::Stale),
-            opened => File::from(opened.map_err(|error| failed(error.into()))?),
-        };
-        let is_content = |stamp: Option<Stamp>| stamp.is_some_and(|stamp| stamp.version(None).of_content() == content);
-        if !fstat(&opened).is_ok_and(|stat| is_content(Stamp::of(&stat))) {
-            return Err(NotVerified::Stale);
-        }
+        let (entered, opened) = self.open(file).map_err(|why| match why {
+            NotRead::Stale => NotVerified::Stale,
+            NotRead::Failed(failure) => NotVerified::Failed(failure),
+        })?;
         // Advice may be refused, and is never worth an error. The snapshot leaves the page cache again, so that reading
         // it does not push out what the member next door lives on.
         let _ = fadvise(&opened, 0, None, Advice::Sequential);
         let read = if file.name.is_compressed() { zipped(&opened, file.size, &go_on) } else { raw(&opened, file.size, &go_on) };
         let _ = fadvise(&opened, 0, None, Advice::DontNeed);
-        let still_there = matches!(place::look(&entered, &self.path, &file.name), Ok(Look::File(stamp)) if is_content(Some(stamp)));
+        let still_there =
+            matches!(place::look(&entered, &self.path, &file.name), Ok(Look::File(stamp)) if stamp.is_content_of(&file.version));
         let (verdict, digests) = match read {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(NotVerified::Stopped),
             _ if !still_there => return Err(NotVerified::Stale),
             read => read.map_err(failed)?,
         };
-        self.state.note(&file.name, Judged { content: content.into(), verdict: verdict.clone(), digests });
+        self.state.note(&file.name, file.version.of_content(), Judged { verdict: verdict.clone(), digests });
         Ok(verdict)
     }
 }

@@ -29,7 +29,7 @@ use futures::StreamExt as _;
 pub use error::{Category, S3Error};
 pub use transport::Observer;
 
-use super::{Listed, Memory, Store};
+use super::{Listed, Memory, Removed, Store};
 use crate::config::S3Access;
 use crate::snapshot::{ClusterId, Complete, Failure, FileName, Inventory, Known, Listing, Metadata, SnapshotFile, Storage, Version};
 use error::{Asked, Place};
@@ -219,6 +219,10 @@ impl Store for Bucket {
         let key = format!("{}{name}", self.prefix);
         let bare = || self.asked("asking for", &key).say(Category::Protocol, "had an answer without ETag, size or time").failure();
         entry().map(|entry| Some(version(&entry, None))).ok_or_else(bare)
+    }
+
+    async fn remove(&self, file: &SnapshotFile, _adopting: bool) -> Result<Removed, Failure> {
+        Err(Failure::new("internal", format!("removing {} from a bucket is not possible", file.name)))
     }
 }
 

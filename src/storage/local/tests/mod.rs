@@ -780,3 +780,7 @@ async fn the_watch_follows_a_directory_that_goes_and_comes_back() {
     assert!(look(&directory).await.contains_key(&name("a-1")));
     watch.end().await;
 }
+
+mod open;
+mod remove;
+mod uploads;
