@@ -20,7 +20,7 @@ use crate::metrics::{self, S3Operation, S3Outcome};
 use crate::record::Place;
 use crate::record::api::S3;
 use crate::snapshot::{ClusterId, Failure, StorageId};
-use crate::storage::s3::Bucket;
+use crate::storage::s3::{Bucket, Observer, Traffic};
 
 /// The bucket of the settings in force, and the election of its leader.
 pub struct BucketLoop {
@@ -198,8 +198,10 @@ impl BucketLoop {
         self.bucket = None;
         self.shared.health.allow(access.timeout);
         let (metrics, health) = (self.shared.metrics.clone(), self.shared.health.clone());
-        let observer: crate::storage::s3::Observer = Arc::new(move |operation, outcome| {
-            metrics.requested(S3Operation::named(operation), S3Outcome::named(outcome));
+        let observer: Observer = Arc::new(move |seen| {
+            if let Traffic::Request { operation, outcome } = seen {
+                metrics.requested(S3Operation::named(operation), S3Outcome::named(outcome));
+            }
             health.progress(Loop::Bucket);
         });
         let bucket = Bucket::new(&access, cluster.clone(), observer).await.map_err(|error| error.failure())?;

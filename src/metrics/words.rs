@@ -192,6 +192,22 @@ words! {
         Get = "GetObject",
         /// The bucket itself.
         HeadBucket = "HeadBucket",
+        /// A whole file, or a sidecar.
+        Put = "PutObject",
+        /// The begin of an upload in parts.
+        CreateUpload = "CreateMultipartUpload",
+        /// One part.
+        PutPart = "UploadPart",
+        /// The end of an upload in parts.
+        CompleteUpload = "CompleteMultipartUpload",
+        /// An upload in parts given up.
+        AbortUpload = "AbortMultipartUpload",
+        /// The parts that have arrived.
+        ListParts = "ListParts",
+        /// The uploads in parts that were begun.
+        ListUploads = "ListMultipartUploads",
+        /// One object or sidecar removed.
+        Delete = "DeleteObject",
         /// Anything else.
         Other = "Other",
     }

@@ -11,7 +11,7 @@ use aws_credential_types::Credentials;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::{RetryConfig, RetryPartition};
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{BehaviorVersion, Config, Region, RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_sdk_s3::config::{self, BehaviorVersion, Config, Region, RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_smithy_runtime_api::client::interceptors::context::InterceptorContext;
 use aws_smithy_runtime_api::client::retries::classifiers::{ClassifyRetry, RetryAction};
 
@@ -48,7 +48,7 @@ pub async fn connect(access: &S3Access, observer: Observer) -> Result<(Client, P
         Proxy::None => Route::direct(),
         Proxy::Url(url) => Route::through(url.expose()),
     };
-    let transport = Transport::new(Dial::new(tls, route, CONNECT.min(access.timeout)), observer);
+    let transport = Transport::new(Dial::new(tls, route, CONNECT.min(access.timeout)), observer, access.timeout);
     let in_host = in_host(access);
     let region = Region::new(access.region.clone());
     let config = Config::builder()
@@ -91,11 +91,22 @@ pub async fn connect(access: &S3Access, observer: Observer) -> Result<(Client, P
     Ok((Client::from_conf(config.build()), place))
 }
 
+/// For requests with bodies: without the SDK's deadlines, since the transport has a better one.
+pub fn unhurried() -> config::Builder {
+    let none = TimeoutConfig::builder().disable_operation_timeout().disable_operation_attempt_timeout().build();
+    Config::builder().timeout_config(none)
+}
+
+/// For what may take the server its time: one attempt may use all of it.
+pub fn patient(timeout: Duration) -> config::Builder {
+    Config::builder().timeout_config(TimeoutConfig::builder().operation_attempt_timeout(timeout).build())
+}
+
 /// The SDK's chain: environment, profile, web identity, container, instance. It asks other servers than the bucket's, so it has
 /// connections of its own: what the settings say of the bucket's server does not hold for them.
 async fn surroundings(region: Region) -> Result<DefaultCredentialsChain, S3Error> {
     let dial = Dial::new(client_config(&Trust::System)?, environment(), CONNECT);
-    let transport = Transport::new(dial, std::sync::Arc::new(|_, _| {}));
+    let transport = Transport::new(dial, std::sync::Arc::new(|_| {}), CONNECT);
     let config = ProviderConfig::without_region().with_region(Some(region.clone())).with_http_client(transport);
     Ok(DefaultCredentialsChain::builder().region(region).configure(config).build().await)
 }

@@ -10,6 +10,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
+use super::body::Stalled;
 use super::dial::DialError;
 use super::transport::find;
 use crate::snapshot::Failure;
@@ -41,6 +42,18 @@ pub enum Category {
     Server,
     /// An answer that is not S3.
     Protocol,
+    /// Another object is under the key, or somebody is writing it.
+    Conflict,
+    /// The file is not the one any more that was verified.
+    Changed,
+    /// The bucket is full.
+    Full,
+    /// The server takes nothing of this size.
+    TooLarge,
+    /// The multipart upload is not known there any more.
+    Gone,
+    /// The file cannot be read, or the state not written, on this node.
+    Local,
 }
 
 impl Category {
@@ -59,6 +72,12 @@ impl Category {
             Self::Region => "region",
             Self::Server => "server",
             Self::Protocol => "protocol",
+            Self::Conflict => "conflict",
+            Self::Changed => "changed",
+            Self::Full => "full",
+            Self::TooLarge => "too_large",
+            Self::Gone => "gone",
+            Self::Local => "local",
         }
     }
 }
@@ -87,6 +106,11 @@ impl S3Error {
         self.category.word()
     }
 
+    /// Whether it is of this kind.
+    pub fn is(&self, category: Category) -> bool {
+        self.category == category
+    }
+
     /// Whether every other request would fail in the same way and cost as much time.
     pub fn is_of_the_way(&self) -> bool {
         matches!(self.category, Category::Unreachable | Category::Timeout | Category::Tls)
@@ -101,7 +125,7 @@ impl S3Error {
 /// What was asked, and of whom: the first half of a sentence.
 #[derive(Debug, Clone)]
 pub struct Asked<'a> {
-    /// `listing`, `asking for`, `reading`.
+    /// `listing`, `asking for`, `reading`, `uploading`, `deleting` …
     pub doing: &'static str,
     /// The key, or the prefix.
     pub key: &'a str,
@@ -168,6 +192,10 @@ impl Asked<'_> {
         let Place { bucket, endpoint, region, tls, .. } = self.place;
         let body = String::from_utf8_lossy(response.body().bytes().unwrap_or_default());
         let (category, rest) = match (code.unwrap_or_default(), status) {
+            _ if status >= 400 && self.doing == DELETING && tells_of_a_lock(&body) => (
+                Category::Denied,
+                format!("was refused ({said}): object lock keeps it in the bucket; it can go when its retention or legal hold has ended"),
+            ),
             (_, 400) if !tls && body.to_ascii_uppercase().contains("HTTPS") => {
                 (Category::Tls, format!("was refused ({said}): {endpoint} speaks TLS, and etcd-s3-insecure is true"))
             }
@@ -175,6 +203,9 @@ impl Asked<'_> {
                 Category::NoBucket,
                 format!("failed ({said}): bucket {bucket:?} does not exist there; nothing is created, make it or correct etcd-s3-bucket"),
             ),
+            ("NoSuchUpload", _) => {
+                (Category::Gone, format!("failed ({said}): the upload in parts is not known there any more; the next try begins anew"))
+            }
             ("InvalidBucketName", _) => {
                 (Category::NoBucket, format!("was refused ({said}): {bucket:?} cannot be the name of a bucket there"))
             }
@@ -210,6 +241,25 @@ impl Asked<'_> {
             | (_, 301 | 302 | 307 | 308) => (Category::Region, self.elsewhere(response, &body, &said)),
             ("SlowDown" | "SlowDownRead" | "Throttling" | "ThrottlingException" | "TooManyRequests" | "RequestLimitExceeded", _)
             | (_, 429 | 503) => (Category::Throttled, format!("was put off by the server ({said}), several times")),
+            (
+                "QuotaExceeded" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" | "InsufficientStorage" | "InsufficientCapacity",
+                _,
+            )
+            | (_, 507) => (
+                Category::Full,
+                format!("was refused ({said}): the bucket is full; make room there, raise its quota or lower etcd-s3-retention"),
+            ),
+            ("EntityTooLarge", _) | (_, 413) => (
+                Category::TooLarge,
+                format!("was refused ({said}): the server, or a proxy before it, takes no request of this size; let it take 16 MiB"),
+            ),
+            ("BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch", _) => {
+                (Category::Server, format!("was refused ({said}): other bytes arrived there than were sent"))
+            }
+            ("PreconditionFailed" | "ConditionalRequestConflict" | "OperationAborted", _) | (_, 409 | 412) => {
+                (Category::Conflict, format!("was refused ({said}): somebody else is writing or deleting this key; the next try decides"))
+            }
+            ("InternalError", 200..=299) => (Category::Server, format!("failed in the server ({said})")),
             ("RequestTimeout", _) | (_, 408 | 504) => (Category::Timeout, format!("took too long for the server ({said})")),
             ("NotImplemented", _) | (_, 501 | 405) => (Category::Protocol, format!("is something that the server cannot do ({said})")),
             (_, 407) => {
@@ -243,6 +293,10 @@ impl Asked<'_> {
         let Place { endpoint, tls, .. } = self.place;
         if let Some(credentials) = find::<CredentialsError>(error) {
             return self.without_credentials(credentials);
+        }
+        if find::<Stalled>(error).is_some() {
+            let stood = "stood still for as long as etcd-s3-timeout: neither did bytes move nor did the answer come";
+            return self.say(Category::Timeout, stood);
         }
         match (find::<DialError>(error), find::<rustls::Error>(error)) {
             (Some(DialError::Timeout(after)), _) => {
@@ -307,6 +361,35 @@ impl Asked<'_> {
             other => format!("failed: TLS with {endpoint}: {other}"),
         }
     }
+}
+
+/// What [`Asked::doing`] is for a removal.
+pub const DELETING: &str = "deleting";
+
+/// Servers have no code of their own for it.
+fn tells_of_a_lock(body: &str) -> bool {
+    let body = body.to_ascii_lowercase();
+    ["object lock", "objectlock", "object is locked", "worm", "legal hold", "retention"].iter().any(|word| body.contains(word))
+}
+
+/// Whether the server does not know the condition that was sent.
+pub fn is_unsupported<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    status(error) == Some(501) || code(error) == Some("NotImplemented")
+}
+
+/// Whether the condition did not hold, or another write was met.
+pub fn is_met<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    matches!(status(error), Some(409 | 412))
+}
+
+/// The code of a refusal.
+pub fn code<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option<&str> {
+    error.as_service_error().and_then(ProvideErrorMetadata::code)
+}
+
+/// The status of an answer.
+pub fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
+    error.raw_response().map(|response| response.status().as_u16())
 }
 
 const NOT_S3: &str = "brought an answer that is not S3's: is etcd-s3-endpoint the S3 API, and not a console or a login page?";

@@ -81,9 +81,13 @@ impl Looker<'_> {
 
     /// HEAD of the object. `Ok(None)`: 404, which an object in a missing bucket answers as well.
     pub async fn head(&self, name: &FileName) -> Result<Option<HeadObjectOutput>, S3Error> {
-        let key = format!("{}{name}", self.prefix);
-        let asked = Asked { doing: "asking for", key: &key, permission: "s3:GetObject on the objects of the folder", place: self.place };
-        match self.client.head_object().bucket(&self.place.bucket).key(&key).send().await {
+        self.head_key(&format!("{}{name}", self.prefix)).await
+    }
+
+    /// The same of any key.
+    pub async fn head_key(&self, key: &str) -> Result<Option<HeadObjectOutput>, S3Error> {
+        let asked = Asked { doing: "asking for", key, permission: "s3:GetObject on the objects of the folder", place: self.place };
+        match self.client.head_object().bucket(&self.place.bucket).key(key).send().await {
             Ok(head) => Ok(Some(head)),
             Err(error) if error.raw_response().is_some_and(|response| response.status().as_u16() == 404) => Ok(None),
             Err(error) => Err(asked.failed(&error)),
@@ -153,16 +157,21 @@ pub fn modified(head: &HeadObjectOutput) -> Option<Timestamp> {
 }
 
 /// The user metadata that means something to us.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct UserMetadata {
-    cluster: Option<ClusterId>,
-    node: Option<NodeName>,
-    token_hash: Option<String>,
-    sha256: Option<Digest>,
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserMetadata {
+    /// The cluster that uploaded it.
+    pub cluster: Option<ClusterId>,
+    /// The node.
+    pub node: Option<NodeName>,
+    /// K3s's token hash.
+    pub token_hash: Option<String>,
+    /// SHA-256 of the object.
+    pub sha256: Option<Digest>,
 }
 
 impl UserMetadata {
-    fn of(metadata: Option<&HashMap<String, String>>) -> Self {
+    /// Reads it under every program word.
+    pub fn of(metadata: Option<&HashMap<String, String>>) -> Self {
         let Some(metadata) = metadata else { return Self::default() };
         // Servers keep the case of keys as they like.
         let metadata: HashMap<String, &str> = metadata.iter().map(|(key, value)| (key.to_lowercase(), value.trim())).collect();

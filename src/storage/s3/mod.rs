@@ -1,21 +1,33 @@
 //! One folder of one bucket: what is in it, and what is known of each object.
 //!
-//! In: an [`S3Access`] and what is known already. Out: a [`Listed`], an answer about one name. An unchanged bucket costs its LIST
-//! requests and nothing else. Dropping a future of this module ends its request, so a caller with a deadline needs nothing but
+//! In: an [`S3Access`] and what is known already. Out: a [`Listed`], an answer about one name, an object brought or removed. An
+//! unchanged bucket costs its LIST requests and nothing else. Dropping a future of this module ends its request, so a caller with a deadline needs nothing but
 //! `tokio::time::timeout_at`.
 
+mod body;
 mod client;
 mod dial;
 mod error;
+mod found;
 mod list;
 mod look;
+mod multipart;
+#[cfg(test)]
+mod multipart_tests;
 mod proxy;
+mod remove;
+#[cfg(test)]
+mod remove_tests;
+mod source;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 mod tls;
 mod transport;
+mod upload;
+#[cfg(test)]
+mod upload_tests;
 #[cfg(test)]
 mod way_tests;
 
@@ -24,10 +36,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use futures::StreamExt as _;
 
 pub use error::{Category, S3Error};
-pub use transport::Observer;
+pub use transport::{Observer, Traffic};
+pub use upload::{Outgoing, Uploaded};
 
 use super::{Listed, Memory, Removed, Store};
 use crate::config::S3Access;
@@ -55,7 +69,12 @@ pub struct Bucket {
     looked: Mutex<Memory>,
     /// Whether the bucket was seen to exist since the last listing began.
     exists: AtomicBool,
+    /// Whether the server was seen not to know `If-None-Match`.
+    unconditional: AtomicBool,
 }
+
+/// What it takes to list, and to tell a missing object from a missing bucket.
+const LIST: &str = "s3:ListBucket on the bucket";
 
 impl Bucket {
     /// Sends nothing. Fails when the settings leave no way to reach any server.
@@ -63,7 +82,8 @@ impl Bucket {
         let (client, place) = client::connect(access, observer).await?;
         let prefix = if access.folder.is_empty() { String::new() } else { format!("{}/", access.folder) };
         let (storage, timeout) = (access.storage(), access.timeout);
-        Ok(Self { client, place, storage, prefix, us, timeout, looked: Mutex::default(), exists: AtomicBool::new(false) })
+        let [exists, unconditional] = [false; 2].map(AtomicBool::new);
+        Ok(Self { client, place, storage, prefix, us, timeout, looked: Mutex::default(), exists, unconditional })
     }
 
     /// Which storage this is.
@@ -79,8 +99,8 @@ impl Bucket {
         self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn asked<'a>(&'a self, doing: &'static str, key: &'a str) -> Asked<'a> {
-        Asked { doing, key, permission: "s3:ListBucket on the bucket", place: &self.place }
+    fn asked<'a>(&'a self, doing: &'static str, key: &'a str, permission: &'static str) -> Asked<'a> {
+        Asked { doing, key, permission, place: &self.place }
     }
 
     /// A 404 for an object is also what a missing bucket answers, so only together with this it proves anything.
@@ -88,7 +108,7 @@ impl Bucket {
         if self.exists.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let asked = self.asked("asking for", "");
+        let asked = self.asked("asking for", "", LIST);
         self.client.head_bucket().bucket(&self.place.bucket).send().await.map_err(|error| asked.failed(&error))?;
         self.exists.store(true, Ordering::Relaxed);
         Ok(())
@@ -191,7 +211,7 @@ impl Store for Bucket {
         let outside = objects.outside + sidecars.outside;
         if outside > 0 {
             let rest = format!("showed keys of other folders, which are left alone: {outside}");
-            failures.push(self.asked("listing", &self.prefix).say(Category::Protocol, rest).failure());
+            failures.push(self.asked("listing", &self.prefix, LIST).say(Category::Protocol, rest).failure());
         }
         if let Some(error) = sidecars_failed {
             return Listed { inventory: Inventory::Partial(self.recall(objects, memory), error.failure()), failures };
@@ -212,18 +232,20 @@ impl Store for Bucket {
         let Some(head) = self.looker().head(name).await.map_err(|error| error.failure())? else {
             return self.prove_existence().await.map(|()| None).map_err(|error| error.failure());
         };
-        let entry = || {
-            let etag = list::plain_etag(head.e_tag()?).to_string();
-            Some(Entry { etag, size: head.content_length()?.try_into().ok()?, modified: look::modified(&head)? })
-        };
-        let key = format!("{}{name}", self.prefix);
-        let bare = || self.asked("asking for", &key).say(Category::Protocol, "had an answer without ETag, size or time").failure();
-        entry().map(|entry| Some(version(&entry, None))).ok_or_else(bare)
+        let key = self.key(name);
+        let bare = || self.asked("asking for", &key, LIST).say(Category::Protocol, "had an answer without ETag, size or time").failure();
+        entry_of(&head).map(|entry| Some(version(&entry, None))).ok_or_else(bare)
     }
 
     async fn remove(&self, file: &SnapshotFile, _adopting: bool) -> Result<Removed, Failure> {
         Err(Failure::new("internal", format!("removing {} from a bucket is not possible", file.name)))
     }
+}
+
+/// An object as a HEAD shows it.
+fn entry_of(head: &HeadObjectOutput) -> Option<Entry> {
+    let etag = list::plain_etag(head.e_tag()?).to_string();
+    Some(Entry { etag, size: head.content_length()?.try_into().ok()?, modified: look::modified(head)? })
 }
 
 fn version(object: &Entry, sidecar: Option<&Entry>) -> Version {

@@ -1,9 +1,11 @@
 //! A real S3 server for the tests of this module, with a place in front of it to make it fail; and accesses made as users make them.
 
+mod store;
+
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -13,79 +15,37 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use s3s::Body;
 use s3s::auth::SimpleAuth;
-use s3s::dto;
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{Body, S3, S3Request, S3Response, S3Result};
-use s3s_fs::FileSystem;
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::{Bucket, Observer};
+use super::{Bucket, Observer, Outgoing, S3Error, Uploaded};
 use crate::config::{Environment, Flags, RunSettings, S3Access, read_certificates, resolve_s3};
-use crate::snapshot::ClusterId;
+use crate::snapshot::{ClusterId, Digest, FileName, NodeName, Program};
 
 pub const ACCESS_KEY: &str = "AKIATESTTESTTEST";
 pub const SECRET_KEY: &str = "s3cr3t-s3cr3t-s3cr3t";
 pub const TOKEN: &str = "t0ken-t0ken-t0ken";
 
 pub type Answer = Response<Body>;
-type Fault = Arc<dyn Fn(&Parts) -> Option<Answer> + Send + Sync>;
 
-/// The file system as s3s-fs serves it, but with the ETags that it leaves out of listings.
-struct WithEtags(FileSystem);
-
-#[async_trait::async_trait]
-impl S3 for WithEtags {
-    async fn list_objects_v2(&self, request: S3Request<dto::ListObjectsV2Input>) -> S3Result<S3Response<dto::ListObjectsV2Output>> {
-        let bucket = request.input.bucket.clone();
-        let mut listed = self.0.list_objects_v2(request).await?;
-        for object in listed.output.contents.iter_mut().flatten() {
-            let key = object.key.clone().unwrap_or_default();
-            let input = dto::HeadObjectInput::builder().bucket(bucket.clone()).key(key).build().map_err(s3s::S3Error::internal_error)?;
-            object.e_tag = self.0.head_object(internal(input)).await?.output.e_tag;
-        }
-        Ok(listed)
-    }
-
-    async fn head_object(&self, request: S3Request<dto::HeadObjectInput>) -> S3Result<S3Response<dto::HeadObjectOutput>> {
-        self.0.head_object(request).await
-    }
-
-    async fn get_object(&self, request: S3Request<dto::GetObjectInput>) -> S3Result<S3Response<dto::GetObjectOutput>> {
-        self.0.get_object(request).await
-    }
-
-    async fn put_object(&self, request: S3Request<dto::PutObjectInput>) -> S3Result<S3Response<dto::PutObjectOutput>> {
-        self.0.put_object(request).await
-    }
-
-    async fn head_bucket(&self, request: S3Request<dto::HeadBucketInput>) -> S3Result<S3Response<dto::HeadBucketOutput>> {
-        self.0.head_bucket(request).await
-    }
-}
-
-fn internal<T>(input: T) -> S3Request<T> {
-    S3Request {
-        input,
-        method: http::Method::HEAD,
-        uri: http::Uri::default(),
-        headers: http::HeaderMap::new(),
-        extensions: http::Extensions::new(),
-        credentials: None,
-        region: None,
-        service: None,
-        trailing_headers: None,
-    }
+/// What stands in front of the server: it may answer instead, and it may lose an answer.
+#[derive(Clone, Default)]
+struct Front {
+    log: Arc<Mutex<Vec<String>>>,
+    fault: Option<Arc<dyn Fn(&Parts) -> Option<Answer> + Send + Sync>>,
+    loss: Option<Arc<dyn Fn(&Parts) -> bool + Send + Sync>>,
 }
 
 /// An S3 server on loopback with one bucket, `etc`.
 pub struct Server {
     pub endpoint: String,
     root: TempDir,
-    log: Arc<Mutex<Vec<String>>>,
-    fault: Arc<Mutex<Option<Fault>>>,
+    front: Arc<Mutex<Front>>,
 }
 
 impl Server {
@@ -96,22 +56,22 @@ impl Server {
     pub async fn with_tls(tls: Option<TlsAcceptor>) -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("etc")).unwrap();
-        let mut service = S3ServiceBuilder::new(WithEtags(FileSystem::new(root.path()).unwrap()));
+        let mut service = S3ServiceBuilder::new(store::FullStore::new(root.path().into()));
         service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let service = service.build();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = listener.local_addr().unwrap().to_string();
-        let server = Self { endpoint, root, log: Arc::default(), fault: Arc::default() };
-        let (log, fault) = (Arc::clone(&server.log), Arc::clone(&server.fault));
+        let server = Self { endpoint, root, front: Arc::default() };
+        let front = Arc::clone(&server.front);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (service, log, fault, tls) = (service.clone(), Arc::clone(&log), Arc::clone(&fault), tls.clone());
+                let (service, front, tls) = (service.clone(), Arc::clone(&front), tls.clone());
                 tokio::spawn(async move {
                     match tls {
-                        None => serve(TokioIo::new(stream), service, log, fault).await,
+                        None => serve(TokioIo::new(stream), service, front).await,
                         Some(tls) => {
                             if let Ok(stream) = tls.accept(stream).await {
-                                serve(TokioIo::new(stream), service, log, fault).await;
+                                serve(TokioIo::new(stream), service, front).await;
                             }
                         }
                     }
@@ -142,17 +102,28 @@ impl Server {
 
     /// Lets `fault` answer instead of the server where it wants to. It may also change the world before the server answers.
     pub fn fail(&self, fault: impl Fn(&Parts) -> Option<Answer> + Send + Sync + 'static) {
-        *self.fault.lock().unwrap() = Some(Arc::new(fault));
+        self.front.lock().unwrap().fault = Some(Arc::new(fault));
+    }
+
+    /// Breaks the connection instead of the answers to what `loss` wants, after the server has done it.
+    pub fn lose(&self, loss: impl Fn(&Parts) -> bool + Send + Sync + 'static) {
+        self.front.lock().unwrap().loss = Some(Arc::new(loss));
     }
 
     pub fn heal(&self) {
-        *self.fault.lock().unwrap() = None;
+        let mut front = self.front.lock().unwrap();
+        (front.fault, front.loss) = (None, None);
     }
 
-    /// How many requests came since the last time, by kind: LIST, HEAD, GET, HEAD-BUCKET, other methods.
+    /// The kinds of the requests that came since the last time, in their order.
+    pub fn order(&self) -> Vec<String> {
+        std::mem::take(&mut *self.front.lock().unwrap().log.lock().unwrap())
+    }
+
+    /// How many requests came since the last time, by kind: see [`kind`].
     pub fn requests(&self) -> BTreeMap<String, usize> {
         let mut count = BTreeMap::new();
-        for kind in self.log.lock().unwrap().drain(..) {
+        for kind in self.order() {
             *count.entry(kind).or_default() += 1;
         }
         count
@@ -175,7 +146,7 @@ pub async fn bucket(access: &S3Access) -> Bucket {
 }
 
 pub fn nobody() -> Observer {
-    Arc::new(|_, _| {})
+    Arc::new(|_| {})
 }
 
 /// An access to bucket `etc`, folder `f`, from settings without their `etcd-s3-`; the last of two with one name wins.
@@ -193,31 +164,43 @@ pub fn access(settings: &[(&str, &str)]) -> S3Access {
     resolve_s3(&settings.s3, None, None, &read_certificates).unwrap().unwrap()
 }
 
-async fn serve<I>(io: TokioIo<I>, service: S3Service, log: Arc<Mutex<Vec<String>>>, fault: Arc<Mutex<Option<Fault>>>)
+async fn serve<I>(io: TokioIo<I>, service: S3Service, front: Arc<Mutex<Front>>)
 where
     I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let answer = service_fn(move |request: Request<Incoming>| {
-        let (service, fault) = (service.clone(), fault.lock().unwrap().clone());
+        let (service, front) = (service.clone(), front.lock().unwrap().clone());
         let (parts, body) = request.into_parts();
-        log.lock().unwrap().push(kind(&parts));
+        front.log.lock().unwrap().push(kind(&parts));
         async move {
-            if let Some(answer) = fault.and_then(|fault| fault(&parts)) {
-                return Ok::<_, Infallible>(answer);
+            if let Some(answer) = front.fault.and_then(|fault| fault(&parts)) {
+                return Ok(answer);
             }
-            Ok(service.call(Request::from_parts(parts, body.into())).await.unwrap())
+            let lost = front.loss.is_some_and(|loss| loss(&parts));
+            let answer = service.call(Request::from_parts(parts, body.into())).await.unwrap();
+            if lost { Err("lost") } else { Ok(answer) }
         }
     });
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, answer).await;
 }
 
-fn kind(parts: &Parts) -> String {
+/// What a request is: its method, or what it does to uploads in parts, or to the bucket.
+pub fn kind(parts: &Parts) -> String {
     let is_bucket = parts.uri.path().trim_matches('/') == "etc";
+    let query = parts.uri.query().unwrap_or_default();
+    let of_upload = query.contains("uploadId=");
     match (parts.method.as_str(), is_bucket) {
-        ("GET", true) => "LIST".into(),
-        ("HEAD", true) => "HEAD-BUCKET".into(),
-        (method, _) => method.into(),
+        ("GET", true) if query.contains("uploads") => "LIST-UPLOADS",
+        ("GET", true) => "LIST",
+        ("HEAD", true) => "HEAD-BUCKET",
+        ("POST", false) if of_upload => "COMPLETE",
+        ("POST", false) => "CREATE",
+        ("PUT", false) if of_upload => "PART",
+        ("DELETE", false) if of_upload => "ABORT",
+        ("GET", false) if of_upload => "LIST-PARTS",
+        (method, _) => method,
     }
+    .into()
 }
 
 /// Whether this is the listing of the sidecars.
@@ -266,4 +249,34 @@ where
         }
     });
     address
+}
+
+/// What goes up under this name: `bytes`, verified, from node `cp1` of cluster `uid`.
+pub fn outgoing(name: &str, bytes: &[u8]) -> Outgoing {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    Outgoing {
+        name: FileName::new(name).unwrap(),
+        file,
+        size: bytes.len() as u64,
+        sha256: Digest(Sha256::digest(bytes).into()),
+        sidecar: br#"{"note":"x"}"#.to_vec(),
+        program: Program::K3s,
+        cluster: ClusterId::new("uid").unwrap(),
+        node: NodeName::new("cp1").unwrap(),
+        token_hash: Some("abc".into()),
+        begun: None,
+    }
+}
+
+/// Bytes that no two of a file's parts share.
+pub fn bytes(mib: usize) -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..mib * 1024 * 1024 / 8).flat_map(|word| (word as u64).to_le_bytes()).collect();
+    bytes.extend_from_slice(b"end");
+    bytes
+}
+
+/// Uploads without anybody who notes anything.
+pub async fn upload(bucket: &Bucket, going: &Outgoing) -> Result<Uploaded, S3Error> {
+    bucket.upload(going, async |_| Ok(())).await
 }

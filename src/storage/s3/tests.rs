@@ -418,7 +418,11 @@ async fn what_may_pass_is_tried_three_times_and_every_request_is_counted() {
     let server = Server::start().await;
     let seen: Arc<Mutex<Vec<(&str, &str)>>> = Arc::default();
     let log = Arc::clone(&seen);
-    let observer: Observer = Arc::new(move |operation, outcome| log.lock().unwrap().push((operation, outcome)));
+    let observer: Observer = Arc::new(move |seen| {
+        if let Traffic::Request { operation, outcome } = seen {
+            log.lock().unwrap().push((operation, outcome));
+        }
+    });
     let bucket = Bucket::new(&server.access(&[]), ClusterId::new("uid").unwrap(), observer).await.unwrap();
     let counted = || seen.lock().unwrap().drain(..).collect::<Vec<_>>();
     for (status, outcome, times) in
