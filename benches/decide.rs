@@ -55,7 +55,7 @@ fn unchanged() -> Observed {
     let place = Place::Local { dir: "/var/lib/snapshots".into(), node: node.clone(), has_node_object: true };
     let listing: Listing = (0..FILES).map(file).map(|file| (file.name.clone(), file)).collect();
     let record = |file: &SnapshotFile| -> Arc<Record> {
-        let wanted = wanted(file, Owner::Ours, &place, SHAPE, None).expect("a record");
+        let wanted = wanted(file, Owner::Ours, &place, SHAPE, None, None).expect("a record");
         Arc::new(cached(&create(&wanted, Program::K3s).expect("its metadata was read"), Program::K3s))
     };
     let us = Identity { node, cluster: ClusterId::new("uid"), member: Member::Silent };

@@ -60,6 +60,14 @@ pub enum Part {
     Records,
     /// The records of the bucket.
     BucketRecords,
+    /// Retention in the directory.
+    Retention,
+    /// Retention in the bucket.
+    BucketRetention,
+    /// Uploads to the bucket.
+    Uploads,
+    /// The etcd member.
+    Member,
 }
 
 impl fmt::Display for Part {
@@ -70,6 +78,10 @@ impl fmt::Display for Part {
             Self::Bucket => "bucket",
             Self::Records => "records",
             Self::BucketRecords => "records of the bucket",
+            Self::Retention => "retention",
+            Self::BucketRetention => "retention in the bucket",
+            Self::Uploads => "uploads",
+            Self::Member => "etcd member",
         })
     }
 }

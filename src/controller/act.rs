@@ -1,22 +1,23 @@
 //! Act: does what a checked plan says, with a bounded number of steps at once. Each step is idempotent and has its own outcome.
 //!
-//! Records are written first, then those that must go are forgotten, each after its proof; long steps are only started.
+//! Records are written first, then those that must go are forgotten, each after its proof; then what retention lets go is
+//! removed; long steps are only started, uploads last.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt as _;
+use tokio::time::timeout_at;
 
 use super::outcome::Outcome;
 use super::parts::Parts;
-use crate::decide::{Action, Checked, Proof, Step};
+use crate::decide::{Action, Checked, Policy, Proof, Step};
 use crate::kubernetes::Error;
 use crate::kubernetes::write::{Written, forget, write};
-use crate::record::RecordName;
-use crate::snapshot::Failure;
-use crate::storage::Store;
+use crate::record::{Record, RecordName};
+use crate::snapshot::{Failure, FileName, SnapshotFile, UploadId};
+use crate::storage::{Removed, Store};
 
 /// Writes to the API server that are under way at once.
 const AT_ONCE: usize = 16;
@@ -27,18 +28,24 @@ const LOST_WRITES: usize = AT_ONCE;
 const LOST: [&str; 5] = ["unavailable", "timeout", "throttled", "unauthorized", "crd_missing"];
 
 /// Does the plan. The outcomes stand in the order of its steps.
-pub async fn act<S: Store>(plan: &Checked, parts: &Parts<'_, S>) -> Vec<Outcome> {
-    let acting = Acting { parts, lost: AtomicUsize::new(0), failed: Mutex::default() };
+pub async fn act<S: Store>(plan: &Checked, parts: &Parts<'_, S>, policy: &Policy) -> Vec<Outcome> {
+    let adopting = policy.keep.adopt_unlabelled;
+    let acting = Acting { parts, adopting, lost: AtomicUsize::new(0), failed: Mutex::default() };
     let mut outcomes = vec![Outcome::Abandoned; plan.steps().len()];
     let of_kind = |wanted: fn(&Action) -> bool| plan.steps().iter().enumerate().filter(move |(_, step)| wanted(&step.action));
 
     for (at, step) in of_kind(|action| matches!(action, Action::Verify(_))) {
         if let Action::Verify(file) = &step.action {
-            outcomes[at] = parts.verifier.map_or(Outcome::Abandoned, |verifier| verifier.start(file));
+            outcomes[at] = parts.hands.map_or(Outcome::Abandoned, |hands| hands.verifier.start(file));
         }
     }
     // In this order: a record that stands under a new name is there before the old one goes.
-    for kind in [(|action| matches!(action, Action::Write(_))) as fn(&Action) -> bool, |action| matches!(action, Action::Forget(..))] {
+    let kinds: [fn(&Action) -> bool; 3] = [
+        |action| matches!(action, Action::Write(_)),
+        |action| matches!(action, Action::Forget(..)),
+        |action| matches!(action, Action::Prune(..) | Action::Abort(..)),
+    ];
+    for kind in kinds {
         let ends = futures::stream::iter(of_kind(kind)).map(async |(at, step)| (at, acting.step(step).await)).buffer_unordered(AT_ONCE);
         tokio::pin!(ends);
         while let Some((at, outcome)) = ends.next().await {
@@ -46,11 +53,20 @@ pub async fn act<S: Store>(plan: &Checked, parts: &Parts<'_, S>) -> Vec<Outcome>
             outcomes[at] = outcome;
         }
     }
+    for (at, step) in of_kind(|action| matches!(action, Action::Upload(..))) {
+        if let (Action::Upload(file, begun), None) = (&step.action, step.veto) {
+            outcomes[at] = parts.hands.map_or(Outcome::Abandoned, |hands| hands.uploader.start(file, begun.clone()));
+        } else if let Some(veto) = step.veto {
+            outcomes[at] = Outcome::Vetoed(veto);
+        }
+    }
     outcomes
 }
 
 struct Acting<'a, S> {
     parts: &'a Parts<'a, S>,
+    /// Whether objects without a cluster id count as ours.
+    adopting: bool,
     /// Writes in a row that did not reach the API server.
     lost: AtomicUsize,
     /// Records whose write did not succeed in this pass.
@@ -61,6 +77,12 @@ impl<S: Store> Acting<'_, S> {
     async fn step(&self, step: &Step) -> Outcome {
         if let Some(veto) = step.veto {
             return Outcome::Vetoed(veto);
+        }
+        match &step.action {
+            // What is ours on the disk and in the bucket waits for no API server.
+            Action::Prune(file, records) => return self.prune(file, records).await,
+            Action::Abort(name, id) => return self.abort(name, id).await,
+            _ => {}
         }
         let outcome = self.unvetoed(&step.action).await;
         let unreached = matches!(&outcome, Outcome::Failed(failure) if LOST.contains(&failure.category));
@@ -94,8 +116,47 @@ impl<S: Store> Acting<'_, S> {
                 let Some(until) = self.parts.permit.until() else { return Outcome::Abandoned };
                 outcome(forget(&self.parts.shared.cache, record, until).await)
             }
-            // Verify is started apart; of the others none is planned where everything is kept and no bucket is known.
             Action::Verify(_) | Action::Prune(..) | Action::Upload(..) | Action::Abort(..) => Outcome::Abandoned,
+        }
+    }
+
+    /// The file or object with its sidecar, and then its records. A record that could not go now is taken for that of a file
+    /// that is gone, which it is, by the next pass.
+    async fn prune(&self, file: &SnapshotFile, records: &[Arc<Record>]) -> Outcome {
+        if self.parts.shared.stop.is_cancelled() {
+            return Outcome::Abandoned;
+        }
+        let Some(until) = self.parts.permit.until() else { return Outcome::Abandoned };
+        let removal = self.parts.store.remove(file, self.adopting);
+        let removed = match until {
+            Some(until) => timeout_at(until, removal).await,
+            None => Ok(removal.await),
+        };
+        match removed {
+            Ok(Ok(Removed::Done | Removed::Absent)) => {}
+            Ok(Ok(Removed::Stale)) => return Outcome::Stale,
+            Ok(Err(failure)) => return Outcome::Failed(failure),
+            Err(_) => return Outcome::Abandoned,
+        }
+        for record in records {
+            let Some(until) = self.parts.permit.until() else { break };
+            if let Err(error) = forget(&self.parts.shared.cache, record, until).await {
+                tracing::debug!(record = %record.name, "the record of what was pruned could not be deleted yet: {}", error.failure());
+            }
+        }
+        Outcome::Done
+    }
+
+    async fn abort(&self, name: &FileName, id: &UploadId) -> Outcome {
+        let Some(connected) = self.parts.shared.bucket().filter(|_| self.parts.permit.until().is_some()) else { return Outcome::Abandoned };
+        if let Err(error) = connected.bucket.abort(name, id).await {
+            return Outcome::Failed(error.failure());
+        }
+        // In the bucket's own pass it was begun by somebody whose state is lost.
+        let Some(hands) = self.parts.hands else { return Outcome::Done };
+        match hands.directory.forget_abandoned_upload(name, &connected.bucket.storage().id(), id).await {
+            Ok(()) => Outcome::Done,
+            Err(failure) => Outcome::Failed(failure),
         }
     }
 

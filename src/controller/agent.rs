@@ -12,17 +12,21 @@ use tokio_util::task::TaskTracker;
 
 use super::bucket::BucketLoop;
 use super::directory::DirectoryLoop;
-use super::run::{BeatPart, Wake, beats, run};
-use super::shared::{Shared, Surroundings};
+use super::member::Historian;
+use super::parts::Hands;
+use super::run::{BeatPart, beats, run};
+use super::shared::{Shared, Surroundings, Wakes};
 use super::surroundings;
+use super::upload::Uploader;
 use super::verify::Verifier;
 use super::voice::Voice;
 use crate::config::RunSettings;
-use crate::decide::{Asked, Keep, Policy};
+use crate::decide::Asked;
 use crate::health::Health;
 use crate::http;
+use crate::kubernetes::cache::LookAgain;
 use crate::kubernetes::client::{ClientError, Source, client};
-use crate::kubernetes::events::Events;
+use crate::kubernetes::events::{Events, Publisher};
 use crate::kubernetes::{Cache, lease};
 use crate::metrics::{Metrics, Operation, Status};
 use crate::snapshot::{Failure, Storage};
@@ -50,56 +54,79 @@ pub enum StartError {
     Listen(#[from] http::ListenError),
 }
 
-/// Runs until `stop`, and returns when everything in flight has ended or was given up.
-pub async fn agent(settings: RunSettings, stop: CancellationToken) -> Result<(), StartError> {
+/// What an agent works with, and what a person's run by hand does.
+pub(super) struct Built {
+    pub(super) shared: Arc<Shared>,
+    pub(super) hands: Hands,
+    /// Sends the Events that are told.
+    pub(super) publisher: Publisher,
+}
+
+/// Puts the parts together; nothing is asked or listed yet. `asked` is what a person asked for.
+pub(super) fn build(settings: RunSettings, asked: Asked, client: kube::Client, directory: Directory, stop: &CancellationToken) -> Built {
     let health = Arc::new(Health::new(settings.mode, settings.interval, LONGEST_REQUEST));
     let metrics = Arc::new(Metrics::new(settings.metrics_prefix.as_deref()));
-    let listener = http::listen(settings.http_listen).await?;
-    let client = client(&Source::infer(|name| std::env::var_os(name))?, settings.namespace.as_deref()).await?;
-    // A dead disk may hold it for ever; who is told to stop does not wait for that.
-    let (path, node) = (settings.snapshot_dir.clone(), settings.node.clone());
-    let directory = tokio::select! {
-        opened = spawn_blocking(move || Directory::open(path, node)) => opened.unwrap_or_else(|panic| resume_unwind(panic.into_panic()))?,
-        () = stop.cancelled() => return Ok(()),
-    };
-
-    let (local, remote) = (Arc::new(Wake::default()), Arc::new(Wake::default()));
-    let (of_local, of_remote, node) = (local.clone(), remote.clone(), settings.node.clone());
+    let wakes = Wakes::default();
+    let (woken, node) = (wakes.clone(), settings.node.clone());
     let cache = Cache::new(client.clone(), settings.program, move |changed| match changed {
-        Some(Storage::Local { node: of }) if *of == node => of_local.wake(),
-        Some(Storage::Local { .. }) => {}
-        Some(Storage::S3 { .. }) => of_remote.wake(),
-        None => {
-            of_local.wake();
-            of_remote.wake();
-        }
+        LookAgain::At(Storage::Local { node: of }) if *of == node => woken.directory.wake(),
+        LookAgain::At(Storage::Local { .. }) => {}
+        LookAgain::At(Storage::S3 { .. }) | LookAgain::AtUploads => woken.bucket.wake(),
+        LookAgain::Everywhere => woken.both(),
     });
     let (events, publisher) = Events::new(client.clone(), settings.node.as_str());
     let shared = Arc::new(Shared {
-        policy: Policy { mode: settings.mode, interval: settings.interval, keep: Keep::default(), asked: Asked::Nothing },
+        asked,
+        historian: Historian::new(settings.etcd.clone()),
+        connected: Mutex::default(),
         client,
-        cache: cache.clone(),
+        cache,
         events,
         metrics: metrics.clone(),
-        health: health.clone(),
+        health,
         voice: Arc::new(Voice::default()),
         stop: stop.clone(),
         around: Mutex::new(Surroundings::default()),
         heard: Notify::new(),
         looking: tokio::sync::Mutex::default(),
+        wakes: wakes.clone(),
         settings,
     });
     super::directory::remembered_cluster(&directory, &shared);
-    let verifier = Verifier::new(directory.clone(), local.clone(), metrics.clone(), shared.voice.clone(), stop.clone());
+    let hands = Hands {
+        verifier: Verifier::new(directory.clone(), wakes.directory, metrics, shared.voice.clone(), stop.clone()),
+        uploader: Uploader::new(shared.clone(), directory.clone()),
+        directory,
+    };
+    Built { shared, hands, publisher }
+}
+
+/// Opens the snapshot directory of these settings. A dead disk may hold it for ever; who is told to stop does not wait for
+/// that, and gets None.
+pub(super) async fn open(settings: &RunSettings, stop: &CancellationToken) -> Result<Option<Directory>, StartError> {
+    let (path, node) = (settings.snapshot_dir.clone(), settings.node.clone());
+    tokio::select! {
+        opened = spawn_blocking(move || Directory::open(path, node)) => Ok(Some(opened.unwrap_or_else(|panic| resume_unwind(panic.into_panic()))?)),
+        () = stop.cancelled() => Ok(None),
+    }
+}
+
+/// Runs until `stop`, and returns when everything in flight has ended or was given up.
+pub async fn agent(settings: RunSettings, stop: CancellationToken) -> Result<(), StartError> {
+    let listener = http::listen(settings.http_listen).await?;
+    let client = client(&Source::infer(|name| std::env::var_os(name))?, settings.namespace.as_deref()).await?;
+    let Some(directory) = open(&settings, &stop).await? else { return Ok(()) };
+    let Built { shared, hands, publisher } = build(settings, Asked::Nothing, client, directory, &stop);
+    let wakes = shared.wakes.clone();
 
     // What may go on while the loops end, and ends after them.
     let (tasks, last) = (TaskTracker::new(), CancellationToken::new());
     let stopped = last.clone();
     tasks.spawn(async move { publisher.run(&stopped).await });
-    tasks.spawn(http::serve(listener, metrics, health, last.clone()));
-    let stopped = last.clone();
+    tasks.spawn(http::serve(listener, shared.metrics.clone(), shared.health.clone(), last.clone()));
+    let (cache, stopped) = (shared.cache.clone(), last.clone());
     tasks.spawn(async move { cache.run(&stopped).await });
-    let (watching, woken, stopped) = (directory.clone(), local.clone(), stop.clone());
+    let (watching, woken, stopped) = (hands.directory.clone(), wakes.directory.clone(), stop.clone());
     tasks.spawn(async move { watching.watch(move || woken.wake(), stopped).await });
     tasks.spawn(surroundings::follow_cache(shared.clone(), last.clone()));
 
@@ -107,24 +134,26 @@ pub async fn agent(settings: RunSettings, stop: CancellationToken) -> Result<(),
     let beating = beats(
         shared.settings.interval,
         || {
-            verifier.again();
-            let parts = (local.beat(), with_bucket.then(|| remote.beat()));
-            let wakes = [local.clone(), remote.clone()];
-            tokio::spawn(beat(shared.clone(), parts, wakes));
+            shared.around().beat = shared.now();
+            hands.verifier.again();
+            hands.uploader.again();
+            let parts = (wakes.directory.beat(), with_bucket.then(|| wakes.bucket.beat()));
+            tokio::spawn(beat(shared.clone(), parts));
         },
         &stop,
     );
-    let mut directory_loop = DirectoryLoop::new(shared.clone(), directory, verifier.clone());
+    let mut directory_loop = DirectoryLoop::new(shared.clone(), hands.clone());
     let looking = async {
-        run(async || directory_loop.pass().await, &local, GRACE, &stop).await;
-        tokio::time::timeout(LAST_THINGS, verifier.stopped()).await.ok();
+        run(async || directory_loop.pass().await, &wakes.directory, GRACE, &stop).await;
+        let hands_stopped = async { tokio::join!(hands.verifier.stopped(), hands.uploader.stopped()) };
+        tokio::time::timeout(LAST_THINGS, hands_stopped).await.ok();
     };
     let leading = async {
         let namespace = shared.client.default_namespace().to_string();
         let holder = lease::holder(shared.settings.node.as_str());
-        let mut bucket_loop = BucketLoop::new(shared.clone(), remote.clone(), namespace, holder);
+        let mut bucket_loop = BucketLoop::new(shared.clone(), namespace, holder);
         if with_bucket {
-            run(async || bucket_loop.pass().await, &remote, GRACE, &stop).await;
+            run(async || bucket_loop.pass().await, &wakes.bucket, GRACE, &stop).await;
         }
         tokio::time::timeout(LAST_THINGS, bucket_loop.stopped()).await.ok();
     };
@@ -139,7 +168,7 @@ pub async fn agent(settings: RunSettings, stop: CancellationToken) -> Result<(),
 type Parts = (oneshot::Receiver<BeatPart>, Option<oneshot::Receiver<BeatPart>>);
 
 /// One beat: looks around, and measures both storages' passes when they have ended.
-async fn beat(shared: Arc<Shared>, (local, remote): Parts, wakes: [Arc<Wake>; 2]) {
+async fn beat(shared: Arc<Shared>, (local, remote): Parts) {
     let began = Instant::now();
     shared.metrics.beat(shared.now());
     // Each part is told when it ends: a bucket that hangs must not make the directory look ill.
@@ -155,7 +184,7 @@ async fn beat(shared: Arc<Shared>, (local, remote): Parts, wakes: [Arc<Wake>; 2]
             None => None,
         }
     };
-    let (around, local, remote) = tokio::join!(surroundings::look(&shared, &wakes), local, remote);
+    let (around, local, remote) = tokio::join!(surroundings::look(&shared), local, remote);
     let Some(local) = local else { return }; // We are stopping.
     let ok = around && local.ok && remote.is_none_or(|remote| remote.ok);
     shared.metrics.ended(Operation::Reconcile, Status::of(ok), began.elapsed(), shared.now());

@@ -1,17 +1,19 @@
-//! The bucket's loop: every agent resolves the settings at each pass, and whoever leads lists the bucket and writes its
-//! records.
+//! The bucket's loop: every agent resolves the settings at each pass and holds a client for its uploads; whoever leads lists
+//! the bucket, writes its records and removes what retention lets go.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::parts::Parts;
-use super::pass::pass;
+use super::pass::{Passed, pass};
 use super::permit::Permit;
-use super::run::{BeatPart, PassEnd, Wake};
-use super::shared::Shared;
+use super::run::{BeatPart, PassEnd};
+use super::shared::{Connected, Shared};
 use crate::config::{CaBundles, ConfigError, Lookup, S3Access, S3Layer, ca_config_map, read_certificates, resolve_s3};
 use crate::health::{Loop, Part};
 use crate::kubernetes::lease::{Election, Leadership, Timing};
@@ -19,20 +21,27 @@ use crate::kubernetes::secret;
 use crate::metrics::{self, S3Operation, S3Outcome};
 use crate::record::Place;
 use crate::record::api::S3;
-use crate::snapshot::{ClusterId, Failure, StorageId};
-use crate::storage::s3::{Bucket, Observer, Traffic};
+use crate::snapshot::{ClusterId, Failure, FileName, StorageId, UploadId};
+use crate::storage::s3::{Bucket, Observer, S3Error, Traffic};
+
+/// Time from one look for multipart uploads that nobody goes on with to the next.
+const SWEEP: Duration = Duration::from_hours(24);
+/// And from the beginning of leadership to the first.
+const FIRST_SWEEP: Duration = Duration::from_hours(1);
+/// So old they are then: no upload takes that long, and whoever began one would have gone on with it.
+const ABANDONED: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// The bucket of the settings in force, and the election of its leader.
 pub struct BucketLoop {
     shared: Arc<Shared>,
-    wake: Arc<Wake>,
     namespace: String,
     holder: String,
     /// What the Secret last said, for as long as the API server is away.
     layer: Option<S3Layer>,
     bundles: Option<CaBundles>,
-    bucket: Option<(S3Access, ClusterId, Bucket)>,
     running: Option<Candidacy>,
+    /// When we last began to lead, or last looked for multipart uploads that nobody goes on with.
+    swept: Option<Instant>,
     tasks: TaskTracker,
 }
 
@@ -45,9 +54,8 @@ struct Candidacy {
 
 impl BucketLoop {
     /// Nothing is asked yet. The Leases are in `namespace`, held as `holder`.
-    pub fn new(shared: Arc<Shared>, wake: Arc<Wake>, namespace: String, holder: String) -> Self {
-        let tasks = TaskTracker::new();
-        Self { shared, wake, namespace, holder, layer: None, bundles: None, bucket: None, running: None, tasks }
+    pub fn new(shared: Arc<Shared>, namespace: String, holder: String) -> Self {
+        Self { shared, namespace, holder, layer: None, bundles: None, running: None, swept: None, tasks: TaskTracker::new() }
     }
 
     /// One pass. None when this agent does not lead.
@@ -63,40 +71,85 @@ impl BucketLoop {
             Err(failure) => {
                 // Who cannot read the settings does not keep the Lease from those who can.
                 self.resign();
+                self.publish(None);
                 self.shared.metrics.leads(metrics::Leadership::Follower);
                 return Some(self.ill(Part::Settings, &failure, began));
             }
         };
         self.hear(Part::Settings, None);
         let leadership = self.candidate(&access);
+        // At a start a bucket may be led, or uploaded to, before anybody has said whose cluster this is.
+        super::surroundings::looked(&self.shared).await;
+        let connected = self.connect(access).await;
         if leadership.until().is_none() {
+            self.swept = None;
             self.shared.metrics.leads(metrics::Leadership::Follower);
             self.shared.health.stands_down(Loop::Bucket);
-            self.shared.health.ill(Part::Bucket, None);
+            self.hear(Part::Bucket, connected.err().as_ref());
             self.shared.health.ill(Part::BucketRecords, None);
             self.shared.health.k3s_at_work(Loop::Bucket, None);
             return None;
         }
         self.shared.metrics.leads(metrics::Leadership::Leader);
-        // At a start the bucket may be led before anybody has said whose cluster this is.
-        super::surroundings::looked(&self.shared).await;
-        if let Err(failure) = self.connect(access).await {
-            return Some(self.ill(Part::Bucket, &failure, began));
-        }
+        let connected = match connected.and_then(|connected| self.of_records(connected)) {
+            Ok(connected) => connected,
+            Err(failure) => return Some(self.ill(Part::Bucket, &failure, began)),
+        };
         // Health keeps what the last listing said until the next one has ended.
         self.shared.voice.hear(&about(Part::Bucket), None);
+        let abandoned = self.abandoned(&connected).await;
+        Some(self.passed(&connected, Permit::Leading(leadership), abandoned).await.end)
+    }
+
+    /// One pass for a person, who needs no leadership: what a removal asks first makes it harmless beside the leader's. None
+    /// when there is no bucket.
+    pub async fn by_hand(&mut self) -> Result<Option<Passed>, Failure> {
+        let Some(connected) = self.connected().await? else { return Ok(None) };
+        let connected = self.of_records(connected)?;
+        Ok(Some(self.passed(&connected, Permit::Always, Vec::new()).await))
+    }
+
+    /// The bucket of the settings in force; None when there is none.
+    pub async fn connected(&mut self) -> Result<Option<Arc<Connected>>, Failure> {
+        let Some(access) = self.access().await? else { return Ok(None) };
+        self.connect(access).await.map(Some)
+    }
+
+    async fn passed(&self, connected: &Connected, permit: Permit, abandoned: Vec<(FileName, UploadId)>) -> Passed {
         super::surroundings::look_for_k3s(&self.shared).await;
-        let (access, _, bucket) = self.bucket.as_ref()?;
         let parts = Parts {
             shared: &self.shared,
-            store: bucket,
-            storage: bucket.storage().clone(),
-            place: Place::S3(shown(access)),
-            verifier: None,
-            permit: Permit::Leading(leadership),
+            store: &connected.bucket,
+            storage: connected.bucket.storage().clone(),
+            place: place(connected),
+            hands: None,
+            permit,
+            abandoned,
         };
-        let end = pass(&parts).await;
-        Some(end)
+        pass(&parts).await
+    }
+
+    /// Multipart uploads of objects of ours that were begun long ago: looked for once a day, and not in the first hour, so that
+    /// neither a beat nor a restart costs a request for them.
+    async fn abandoned(&mut self, connected: &Connected) -> Vec<(FileName, UploadId)> {
+        let now = Instant::now();
+        let Some(last) = self.swept else {
+            self.swept = Some(now.checked_sub(SWEEP - FIRST_SWEEP).unwrap_or(now));
+            return Vec::new();
+        };
+        if now.duration_since(last) < SWEEP {
+            return Vec::new();
+        }
+        self.swept = Some(now);
+        let records = self.shared.cache.records().unwrap_or_default();
+        let of_bucket = records.iter().filter(|record| record.storage.as_ref() == Some(connected.bucket.storage()));
+        let names = of_bucket.filter_map(|record| record.file.clone()).collect();
+        let before = self.shared.now().saturating_sub(ABANDONED).unwrap_or(Timestamp::MIN);
+        let found = connected.bucket.abandoned(&names, before).await;
+        self.shared
+            .voice
+            .hear("looking for multipart uploads that nobody goes on with", found.as_ref().err().map(S3Error::failure).as_ref());
+        found.unwrap_or_default()
     }
 
     /// Gives every Lease back. Nothing may be written after this.
@@ -162,7 +215,7 @@ impl BucketLoop {
         let name = format!("{}-s3-{storage}", crate::kubernetes::OPERATOR);
         let (election, leadership) = Election::new(self.shared.client.clone(), &self.namespace, &name, &self.holder, Timing::default());
         let stop = CancellationToken::new();
-        let (stopped, wake, mut seen) = (stop.clone(), self.wake.clone(), leadership.clone());
+        let (stopped, wake, mut seen) = (stop.clone(), self.shared.wakes.bucket.clone(), leadership.clone());
         self.tasks.spawn(async move { election.run(&stopped).await });
         let stopped = stop.clone();
         self.tasks.spawn(async move {
@@ -185,29 +238,51 @@ impl BucketLoop {
     }
 
     /// A client for these settings, made anew when they or the cluster changed.
-    async fn connect(&mut self, access: S3Access) -> Result<(), Failure> {
-        let Some(cluster) = self.shared.surroundings().cluster_of_records().cloned() else {
-            return Err(Failure::new(
-                "cluster_unknown",
-                "the UID of the namespace kube-system is not known yet, so nobody can say which objects are ours",
-            ));
+    async fn connect(&self, access: S3Access) -> Result<Arc<Connected>, Failure> {
+        let Some(cluster) = self.shared.surroundings().cluster_of_uploads().cloned() else {
+            self.publish(None);
+            return Err(cluster_unknown());
         };
-        if self.bucket.as_ref().is_some_and(|(before, us, _)| *before == access && *us == cluster) {
-            return Ok(());
+        if let Some(before) = self.shared.bucket().filter(|before| before.access == access && before.cluster == cluster) {
+            return Ok(before);
         }
-        self.bucket = None;
-        self.shared.health.allow(access.timeout);
-        let (metrics, health) = (self.shared.metrics.clone(), self.shared.health.clone());
-        let observer: Observer = Arc::new(move |seen| {
-            if let Traffic::Request { operation, outcome } = seen {
-                metrics.requested(S3Operation::named(operation), S3Outcome::named(outcome));
-            }
-            health.progress(Loop::Bucket);
-        });
-        let bucket = Bucket::new(&access, cluster.clone(), observer).await.map_err(|error| error.failure())?;
-        self.bucket = Some((access, cluster, bucket));
-        Ok(())
+        self.publish(None);
+        let connected = Arc::new(connect(&self.shared, access, cluster).await?);
+        self.publish(Some(connected.clone()));
+        // Whoever uploads has another place to upload to.
+        self.shared.wakes.directory.wake();
+        Ok(connected)
     }
+
+    /// The cluster that the state of a disk remembers is enough to upload, and not to judge records by.
+    fn of_records(&self, connected: Arc<Connected>) -> Result<Arc<Connected>, Failure> {
+        let told = self.shared.surroundings().cluster_of_records() == Some(&connected.cluster);
+        if told { Ok(connected) } else { Err(cluster_unknown()) }
+    }
+
+    fn publish(&self, connected: Option<Arc<Connected>>) {
+        *self.shared.connected.lock().unwrap_or_else(PoisonError::into_inner) = connected;
+    }
+}
+
+/// A client for these settings. Sends nothing.
+pub async fn connect(shared: &Shared, access: S3Access, cluster: ClusterId) -> Result<Connected, Failure> {
+    shared.health.allow(access.timeout);
+    let (metrics, health) = (shared.metrics.clone(), shared.health.clone());
+    let observer: Observer = Arc::new(move |seen| {
+        match seen {
+            Traffic::Request { operation, outcome } => metrics.requested(S3Operation::named(operation), S3Outcome::named(outcome)),
+            Traffic::Sent { bytes } => metrics.uploaded(bytes, 0),
+            Traffic::Retried => metrics.uploaded(0, 1),
+        }
+        health.progress(Loop::Bucket);
+    });
+    let bucket = Bucket::new(&access, cluster.clone(), observer).await.map_err(|error| error.failure())?;
+    Ok(Connected { access, cluster, bucket })
+}
+
+fn cluster_unknown() -> Failure {
+    Failure::new("cluster_unknown", "the UID of the namespace kube-system is not known yet, so nobody can say which objects are ours")
 }
 
 /// What the log calls it.
@@ -217,6 +292,11 @@ fn about(part: Part) -> String {
 
 fn wrong(error: &ConfigError) -> Failure {
     Failure::of(error.category(), error)
+}
+
+/// Where the objects are, as records say it.
+pub fn place(connected: &Connected) -> Place {
+    Place::S3(shown(&connected.access))
 }
 
 /// The settings as records show them. Keys, proxy and timeouts are never shown.

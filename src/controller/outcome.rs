@@ -23,6 +23,16 @@ pub enum Outcome {
     Abandoned,
 }
 
+impl Outcome {
+    /// Why it failed, if it did.
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Failed(failure) => Some(failure),
+            _ => None,
+        }
+    }
+}
+
 impl From<&Outcome> for metrics::Outcome {
     fn from(outcome: &Outcome) -> Self {
         match outcome {

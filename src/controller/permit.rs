@@ -7,7 +7,7 @@ use crate::kubernetes::lease::Leadership;
 /// Leave to write.
 #[derive(Debug, Clone)]
 pub enum Permit {
-    /// The records of our own node.
+    /// What is our own node's; and whatever a person asks for.
     Always,
     /// While the Lease is ours: its deadline is taken from before its last renewal, so that a request which ends before it
     /// ends before anybody else leads.

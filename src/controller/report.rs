@@ -2,28 +2,50 @@
 //!
 //! A failure is said when it begins, changes its reason or ends. A pass that has nothing to do logs nothing; its beat does.
 
-use jiff::SignedDuration;
+use jiff::Timestamp;
 
+use super::news;
 use super::outcome::Outcome;
 use super::shared::Shared;
 use super::verify;
 use super::voice::Turn;
-use crate::decide::{Action, Checked, Mode, Observed, Reason, Step};
+use crate::decide::{Action, Checked, Mode, Observed, Policy, Step};
 use crate::health::Part;
 use crate::kubernetes::events::{Event, Kind, Regarding, reason};
 use crate::metrics::{self, Census};
-use crate::record::{Record, RecordName};
-use crate::snapshot::{Failure, FileName, Inventory, Storage, Verdict};
-
-/// A snapshot older than this is no news when its record is created: it was only found again.
-const NEWS: SignedDuration = SignedDuration::from_hours(1);
+use crate::record::RecordName;
+use crate::snapshot::{Failure, FileName, Inventory, Storage};
 
 /// What is said when a pass may write nothing for want of knowledge.
 const K3S_UNKNOWN: &str = "nothing is written, since nobody could say whether K3s is at work: its mark on the Nodes could not be read";
 
+/// One pass, as it is told.
+pub struct Told<'a> {
+    /// What it saw.
+    pub seen: &'a Observed,
+    /// What could not be looked into.
+    pub failures: &'a [Failure],
+    /// What it decided on.
+    pub plan: &'a Checked,
+    /// What became of each step.
+    pub outcomes: &'a [Outcome],
+    /// What the user wanted.
+    pub policy: &'a Policy,
+    /// When it decided.
+    pub now: Timestamp,
+}
+
+impl<'a> Told<'a> {
+    /// Each step with what became of it.
+    pub fn steps(&self) -> impl Iterator<Item = (&'a Step, &'a Outcome)> {
+        self.plan.steps().iter().zip(self.outcomes)
+    }
+}
+
 /// Tells everybody. True when nothing failed.
-pub fn report(seen: &Observed, failures: &[Failure], plan: &Checked, outcomes: &[Outcome], shared: &Shared) -> bool {
-    let steps = || plan.steps().iter().zip(outcomes);
+pub fn report(told: &Told<'_>, shared: &Shared) -> bool {
+    let seen = told.seen;
+    let steps = || told.steps();
     for (step, outcome) in steps() {
         shared.metrics.stepped((&step.action).into(), outcome.into());
         if let Outcome::Vetoed(veto) = outcome {
@@ -39,25 +61,22 @@ pub fn report(seen: &Observed, failures: &[Failure], plan: &Checked, outcomes: &
         }
         log(step, outcome);
         if *outcome == Outcome::Done {
-            news(step, seen, shared);
+            news::of_step(step, seen, shared);
         }
     }
-    let of_storage = storage(seen, failures, shared);
-    let of_records = records(seen, steps().filter_map(|(_, outcome)| failure(outcome)), shared);
-    let given_up = steps().any(|(step, outcome)| *outcome == Outcome::Abandoned && !matches!(step.action, Action::Verify(_)));
+    let of_storage = storage(seen, told.failures, shared);
+    let is_record = |step: &Step| matches!(step.action, Action::Write(_) | Action::Forget(..));
+    let of_records = records(seen, steps().filter(|(step, _)| is_record(step)).filter_map(|(_, outcome)| outcome.failure()), shared);
+    let of_retention = news::of_retention(told, shared);
+    news::of_uploads(told, shared);
+    let is_started = |step: &Step| matches!(step.action, Action::Verify(_) | Action::Upload(..));
+    let given_up = steps().any(|(step, outcome)| *outcome == Outcome::Abandoned && !is_started(step));
     holdings(seen, shared);
-    let (planned, done) = (outcomes.len(), steps().filter(|(_, outcome)| **outcome == Outcome::Done).count());
+    let (planned, done) = (told.outcomes.len(), steps().filter(|(_, outcome)| **outcome == Outcome::Done).count());
     if planned > 0 {
         tracing::debug!(storage = %seen.storage, files = seen.inventory.seen().len(), planned, done, "the pass has ended");
     }
-    of_storage && of_records && !given_up
-}
-
-fn failure(outcome: &Outcome) -> Option<&Failure> {
-    match outcome {
-        Outcome::Failed(failure) => Some(failure),
-        _ => None,
-    }
+    of_storage && of_records && of_retention && !given_up
 }
 
 fn log(step: &Step, outcome: &Outcome) {
@@ -98,7 +117,7 @@ fn storage(seen: &Observed, failures: &[Failure], shared: &Shared) -> bool {
 fn records<'a>(seen: &Observed, mut failed: impl Iterator<Item = &'a Failure>, shared: &Shared) -> bool {
     let unknown = match (&seen.records, seen.k3s_at_work) {
         (None, _) => Some(shared.records_failure()),
-        (Some(_), None) if shared.policy.mode == Mode::Manage => Some(Failure::new("k3s_unknown", K3S_UNKNOWN)),
+        (Some(_), None) if shared.settings.mode == Mode::Manage => Some(Failure::new("k3s_unknown", K3S_UNKNOWN)),
         _ => None,
     };
     let first = unknown.as_ref().or_else(|| failed.next());
@@ -124,37 +143,6 @@ fn holdings(seen: &Observed, shared: &Shared) {
     shared.health.k3s_at_work((&seen.storage).into(), until.filter(|until| *until > shared.now()));
 }
 
-/// The Events of one step that was done: K3s's reasons, and each once.
-fn news(step: &Step, seen: &Observed, shared: &Shared) {
-    match &step.action {
-        Action::Write(wanted) => {
-            let spec = &wanted.object.spec;
-            let (name, node) = (&spec.snapshot_name, &spec.node_name);
-            let Some(file) = FileName::new(name).ok().and_then(|name| seen.inventory.seen().get(&name)) else { return };
-            let regarding = || shared.regarding(&wanted.name());
-            if step.reason == Reason::New && shared.now().duration_since(file.modified) < NEWS {
-                shared.tell(regarding(), Kind::Normal, reason::CREATED, format!("Snapshot {name} saved on {node}"));
-            }
-            if let Some(verdict @ Verdict::Damaged(why)) = file.known.as_ref().map(|known| &known.verdict)
-                && step.reason != Reason::Edited
-                && !seen.records.iter().flatten().any(|before| before.name == wanted.name() && says(before, verdict))
-            {
-                shared.tell(regarding(), Kind::Warning, reason::DAMAGED, format!("Snapshot {name} on {node} is damaged: {why}"));
-            }
-        }
-        Action::Forget(record, _) if matches!(step.reason, Reason::Gone | Reason::FailureExpired) => {
-            let name = record.file.as_ref().map_or(record.name.as_str(), |file| file.as_str());
-            shared.tell((&**record).into(), Kind::Normal, reason::DELETED, format!("Snapshot {name} deleted"));
-        }
-        Action::Forget(..) | Action::Verify(_) | Action::Prune(..) | Action::Upload(..) | Action::Abort(..) => {}
-    }
-}
-
-/// Whether the record told of this verdict before, whatever else has changed in it.
-fn says(record: &Record, verdict: &Verdict) -> bool {
-    record.known.as_ref().is_some_and(|known| known.verdict == *verdict)
-}
-
 impl Shared {
     /// Says how the listing of a storage stands: in log, health and, when it turns, in an Event on our Node.
     pub fn storage_state(&self, storage: &Storage, part: Part, failure: Option<&Failure>) {
@@ -169,15 +157,26 @@ impl Shared {
         }
     }
 
-    fn tell(&self, regarding: Regarding, kind: Kind, reason: &'static str, note: String) {
+    /// Tells Kubernetes.
+    pub fn tell(&self, regarding: Regarding, kind: Kind, reason: &'static str, note: String) {
         self.events.tell(Event { regarding, kind, reason, note });
     }
 
-    fn regarding(&self, record: &RecordName) -> Regarding {
+    /// A record, for an Event on it.
+    pub fn regarding(&self, record: &RecordName) -> Regarding {
         Regarding::Record(record.clone(), self.cache.get(record).map(|record| record.uid.clone()))
     }
 
-    fn our_node(&self) -> Regarding {
+    /// The record of a file of our directory, for an Event on it; our Node while it has none.
+    pub fn regarding_file(&self, name: &FileName) -> Regarding {
+        let here = Storage::Local { node: self.settings.node.clone() };
+        let records = self.cache.records().unwrap_or_default();
+        let record = records.iter().find(|record| record.storage.as_ref() == Some(&here) && record.file.as_ref() == Some(name));
+        record.map_or_else(|| self.our_node(), |record| (&**record).into())
+    }
+
+    /// Our Node, for an Event on it.
+    pub fn our_node(&self) -> Regarding {
         Regarding::Node(self.settings.node.to_string(), self.surroundings().node_uid)
     }
 }

@@ -1,5 +1,6 @@
 //! What the two loops share, and what is known of the world around: our Node, our cluster, and K3s.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -7,22 +8,28 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::member::Historian;
+use super::run::Wake;
+use super::surroundings::Missing;
 use super::voice::Voice;
-use crate::config::RunSettings;
-use crate::decide::Policy;
+use crate::config::{RunSettings, S3Access};
+use crate::decide::{Asked, Keep, Policy};
 use crate::health::Health;
 use crate::kubernetes::Cache;
 use crate::kubernetes::events::Events;
 use crate::kubernetes::nodes::{at_work_until, is_at_work};
 use crate::metrics::Metrics;
-use crate::snapshot::{ClusterId, Failure};
+use crate::snapshot::{ClusterId, Failure, NodeName};
+use crate::storage::s3::Bucket;
 
 /// What both loops use.
 pub struct Shared {
     /// The settings of this run.
     pub settings: RunSettings,
-    /// What decisions follow.
-    pub policy: Policy,
+    /// What a person asked of this run.
+    pub asked: Asked,
+    /// Asks the etcd member.
+    pub historian: Historian,
     /// The API server.
     pub client: kube::Client,
     /// The records.
@@ -39,13 +46,61 @@ pub struct Shared {
     pub stop: CancellationToken,
     /// What was last seen around us.
     pub around: Mutex<Surroundings>,
+    /// The bucket, while its settings can be read and make sense.
+    pub connected: Mutex<Option<Arc<Connected>>>,
     /// Somebody has looked around.
     pub heard: Notify,
-    /// One look around at a time, so that no late answer undoes a newer one.
-    pub looking: tokio::sync::Mutex<()>,
+    /// One look around at a time, so that no late answer undoes a newer one; and which nodes it missed.
+    pub looking: tokio::sync::Mutex<Missing>,
+    /// To make the loops look again.
+    pub wakes: Wakes,
+}
+
+/// Wakes the two loops.
+#[derive(Clone, Default)]
+pub struct Wakes {
+    /// The directory's.
+    pub directory: Arc<Wake>,
+    /// The bucket's.
+    pub bucket: Arc<Wake>,
+}
+
+impl Wakes {
+    /// Both look again.
+    pub fn both(&self) {
+        self.directory.wake();
+        self.bucket.wake();
+    }
+}
+
+/// The bucket of the settings in force.
+pub struct Connected {
+    /// The settings.
+    pub access: S3Access,
+    /// The cluster whose objects are ours.
+    pub cluster: ClusterId,
+    /// The bucket itself.
+    pub bucket: Bucket,
 }
 
 impl Shared {
+    /// The bucket, while its settings can be read and make sense.
+    pub fn bucket(&self) -> Option<Arc<Connected>> {
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What decisions follow now: what the bucket keeps is said where the bucket is, and may change from beat to beat.
+    pub fn policy(&self) -> Policy {
+        let settings = &self.settings;
+        let keep = Keep {
+            base: settings.base.clone(),
+            local: settings.retention,
+            bucket: self.bucket().map_or(0, |connected| connected.access.retention),
+            adopt_unlabelled: settings.adopt_unlabelled,
+        };
+        Policy { mode: settings.mode, interval: settings.interval, keep, asked: self.asked }
+    }
+
     /// The time for decisions.
     pub fn now(&self) -> Timestamp {
         Timestamp::now()
@@ -74,6 +129,8 @@ impl Shared {
 /// What is around us, as far as it could be found out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Surroundings {
+    /// When the beat began.
+    pub beat: Timestamp,
     /// The API server was asked once, whatever it said.
     pub asked: bool,
     /// The cluster's id; what the state remembered until the API server has told it.
@@ -88,18 +145,27 @@ pub struct Surroundings {
     pub k3s_here: Option<Option<Timestamp>>,
     /// When K3s last reconciled any node's snapshots.
     pub k3s_anywhere: Option<Option<Timestamp>>,
+    /// The nodes that have a Node object. None when that could not be found out just now.
+    pub nodes: Option<BTreeSet<NodeName>>,
+    /// Nodes that records name and that have had no Node object for longer than the grace.
+    pub gone: BTreeSet<NodeName>,
 }
 
 impl Surroundings {
     /// What passes go by. That K3s was at work once more is not in it: such a pass would have nothing to do.
     pub fn for_passes(&self) -> impl PartialEq {
-        (self.asked, self.cluster_of_records().cloned(), self.has_node_object, self.k3s_here.is_some())
+        (self.asked, self.cluster_of_records().cloned(), self.has_node_object, self.k3s_here.is_some(), self.gone.clone())
     }
 
     /// The cluster that records are kept for. The disk of a node may remember another one than it is in now, and then every
     /// record would count as another cluster's: so only what the API server told.
     pub fn cluster_of_records(&self) -> Option<&ClusterId> {
         self.cluster.as_ref().filter(|_| self.cluster_told)
+    }
+
+    /// The cluster that uploads name: what the API server told, else, while it does not answer, what the state remembers.
+    pub fn cluster_of_uploads(&self) -> Option<&ClusterId> {
+        self.cluster.as_ref().filter(|_| self.cluster_told || self.asked)
     }
 
     /// Until when K3s counts as at work on this node's directory, going by what it last did.

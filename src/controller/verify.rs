@@ -3,7 +3,7 @@
 //! Its verdict goes to the state, and its success wakes the directory's loop, which finds it there. Its failure waits for
 //! the beat, and gives its slot to the next file: one that cannot be read costs only itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::task::spawn_blocking;
@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::outcome::Outcome;
 use super::run::Wake;
+use super::slots::Slots;
 use super::voice::Voice;
 use crate::metrics::{self, Metrics};
 use crate::snapshot::{FileName, SnapshotFile, Verdict, Version};
@@ -36,55 +37,20 @@ struct Inner {
     tasks: TaskTracker,
 }
 
-/// What is read, and what has to wait.
-#[derive(Debug, Default)]
-struct Slots {
-    running: BTreeSet<FileName>,
-    /// What could not be read since the last beat.
-    failed: BTreeMap<FileName, Version>,
-    /// A file found no slot free.
-    refused: bool,
-}
-
-impl Slots {
-    /// Takes a slot; or says why not.
-    fn take(&mut self, file: &SnapshotFile) -> Result<(), Outcome> {
-        if self.running.contains(&file.name) {
-            return Err(Outcome::Abandoned);
-        }
-        if self.failed.get(&file.name) == Some(&file.version) {
-            return Err(Outcome::Waiting);
-        }
-        if self.running.len() >= SLOTS {
-            self.refused = true;
-            return Err(Outcome::Waiting);
-        }
-        self.running.insert(file.name.clone());
-        Ok(())
-    }
-
-    /// Gives it back. Whether somebody was refused one meanwhile.
-    fn give_back(&mut self, name: &FileName, failed: Option<Version>) -> bool {
-        self.running.remove(name);
-        self.failed.extend(failed.map(|version| (name.clone(), version)));
-        std::mem::take(&mut self.refused)
-    }
-}
-
 impl Verifier {
     /// For this directory, whose loop `wake` wakes.
     pub fn new(directory: Directory, wake: Arc<Wake>, metrics: Arc<Metrics>, voice: Arc<Voice>, stop: CancellationToken) -> Self {
-        Self(Arc::new(Inner { directory, slots: Mutex::default(), wake, metrics, voice, stop, tasks: TaskTracker::new() }))
+        Self(Arc::new(Inner { directory, slots: Mutex::new(Slots::new(SLOTS)), wake, metrics, voice, stop, tasks: TaskTracker::new() }))
     }
 
     /// The files that are being read.
     pub fn running(&self) -> BTreeSet<FileName> {
-        self.0.slots().running.clone()
+        self.0.slots().running().clone()
     }
 
     /// For a beat: what could not be read may be tried again.
     pub fn again(&self) {
-        self.0.slots().failed.clear();
+        self.0.slots().again();
     }
 
     /// Begins to read, if a slot is free.
@@ -144,28 +110,5 @@ impl Inner {
             }
         };
         self.metrics.stepped(metrics::Action::Verify, outcome);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use jiff::Timestamp;
-
-    use super::*;
-
-    fn file(name: &str, version: &str) -> SnapshotFile {
-        let (name, version) = (FileName::new(name).unwrap(), Version::remembered(version));
-        SnapshotFile { name, size: 1, modified: Timestamp::UNIX_EPOCH, version, at_rest: true, known: None }
-    }
-
-    #[test]
-    fn files_that_cannot_be_read_leave_their_slots_to_those_behind_them() {
-        let mut slots = Slots::default();
-        let (a, b, c) = (file("a", "1"), file("b", "1"), file("c", "1"));
-        assert_eq!([&a, &b, &a, &c].map(|file| slots.take(file)), [Ok(()), Ok(()), Err(Outcome::Abandoned), Err(Outcome::Waiting)]);
-        assert!(slots.give_back(&a.name, Some(a.version.clone())), "c was refused and has to be planned again");
-        assert!(!slots.give_back(&b.name, Some(b.version.clone())), "once");
-        assert_eq!([&a, &b, &c].map(|file| slots.take(file)), [Err(Outcome::Waiting), Err(Outcome::Waiting), Ok(())]);
-        assert_eq!(slots.take(&file("a", "2")), Ok(()), "other bytes are not those that failed");
     }
 }

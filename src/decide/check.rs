@@ -84,14 +84,22 @@ impl View<'_> {
                 }
             }
             Action::Abort(name, id) => {
-                let bucket = self.seen.around.bucket.as_ref();
-                let begun = bucket.and_then(|bucket| bucket.uploads.get(name)?.get(&bucket.storage.id()));
-                (!matches!(begun, Some(Upload::Begun { id: begun }) if begun == id)).then_some(Veto::NotOurs)
+                let around = &self.seen.around;
+                let begun = around.bucket.as_ref().and_then(|bucket| around.uploads.get(name)?.get(&bucket.storage.id()));
+                let begun_here = matches!(begun, Some(Upload::Begun { id: begun }) if begun == id);
+                // Our own state is proof of our own; of others' only an object of ours under that name.
+                let local = matches!(self.seen.storage, Storage::Local { .. });
+                let is_ours = || local || self.seen.owners.get(name) == Some(&Owner::Ours);
+                let stands_still = || around.abandoned.iter().any(|(of, that)| of == name && that == id);
+                (!begun_here && !(stands_still() && is_ours())).then_some(Veto::NotOurs)
             }
         }
     }
 
     fn forget(&self, record: &Record, proof: &Proof, reason: Reason) -> Option<Veto> {
+        if reason == Reason::NodeGone {
+            return (!self.is_orphan(record)).then_some(Veto::NotOurs);
+        }
         if !self.is_held(record) {
             return Some(Veto::NotOurs);
         }
@@ -113,7 +121,9 @@ impl View<'_> {
         }
         // Not to know is doubt, and no record is written on doubt. But local retention and uploads do not wait for the
         // API server: the day when etcd is ill is the day they matter.
-        if self.seen.k3s_at_work.unwrap_or(!(moves_files && local)) {
+        let at_work_here = self.seen.k3s_at_work.unwrap_or(!(moves_files && local));
+        let goes_up = local && matches!(step.action, Action::Upload(..) | Action::Abort(..));
+        if at_work_here || goes_up && self.seen.around.k3s_on_bucket.unwrap_or(false) {
             return Some(Veto::K3sAtWork);
         }
         (brake && matches!(step.action, Action::Prune(..))).then_some(Veto::Brake)
@@ -133,6 +143,12 @@ impl View<'_> {
     /// Whether the cache held exactly this record, of this storage.
     fn is_held(&self, record: &Record) -> bool {
         record.storage.as_ref() == Some(&self.seen.storage) && self.held.contains(&state(record))
+    }
+
+    /// Whether it is a local record of a node that is gone, and no agent of that node keeps it without a Node object.
+    fn is_orphan(&self, record: &Record) -> bool {
+        let of_gone = matches!(&record.storage, Some(Storage::Local { node }) if self.seen.around.gone_nodes.contains(node) && *node != self.seen.us.node);
+        of_gone && !record.without_node_object && self.seen.around.orphans.iter().any(|orphan| state(orphan) == state(record))
     }
 
     /// Whether the listing found exactly this, looked into and at rest.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::plan::{Action, Around, Asked, BucketView, Keep, Mode, Observed, Policy, Step};
+use super::plan::{Action, Around, Asked, BucketView, FailedUpload, Keep, Mode, Observed, Policy, Step};
 use super::{Checked, check, decide};
 use crate::record::api::{ETCDSnapshotFile, S3};
 use crate::record::cached::cached;
@@ -113,6 +113,13 @@ pub struct World {
     pub records: Option<Vec<Arc<Record>>>,
     pub living: Option<BTreeSet<NodeName>>,
     pub busy: BTreeSet<FileName>,
+    pub k3s_on_bucket: Option<bool>,
+    pub uploads: BTreeMap<FileName, Uploads>,
+    pub failed_saves: Vec<FailedSave>,
+    pub failed_uploads: Vec<FailedUpload>,
+    pub abandoned: Vec<(FileName, UploadId)>,
+    pub gone_nodes: BTreeSet<NodeName>,
+    pub orphans: Vec<Arc<Record>>,
     pub bucket: Option<BucketView>,
     pub now: i64,
 }
@@ -135,6 +142,13 @@ impl World {
             records: Some(Vec::new()),
             living: Some(BTreeSet::new()),
             busy: BTreeSet::new(),
+            k3s_on_bucket: Some(false),
+            uploads: BTreeMap::new(),
+            failed_saves: Vec::new(),
+            failed_uploads: Vec::new(),
+            abandoned: Vec::new(),
+            gone_nodes: BTreeSet::new(),
+            orphans: Vec::new(),
             bucket: None,
             now: NOW,
         }
@@ -157,7 +171,18 @@ impl World {
             inventory: self.inventory.clone(),
             running: BTreeSet::new(),
             k3s_at_work: self.k3s_at_work,
-            around: Around { living: self.living.clone(), busy: self.busy.clone(), bucket: self.bucket.clone() },
+            around: Around {
+                living: self.living.clone(),
+                busy: self.busy.clone(),
+                k3s_on_bucket: self.k3s_on_bucket,
+                uploads: self.uploads.clone(),
+                bucket: self.bucket.clone(),
+                failed_saves: self.failed_saves.clone(),
+                failed_uploads: self.failed_uploads.clone(),
+                abandoned: self.abandoned.clone(),
+                gone_nodes: self.gone_nodes.clone(),
+                orphans: self.orphans.clone(),
+            },
         }
     }
 
@@ -208,11 +233,12 @@ pub fn pruned(checked: &Checked) -> impl Iterator<Item = (&SnapshotFile, &Step)>
 
 pub fn lines(checked: &Checked) -> Vec<String> {
     let moves = |step: &&Step| matches!(step.action, Action::Prune(..) | Action::Upload(..) | Action::Abort(..));
-    let line = |step: &Step| {
-        let veto = step.veto.map(|veto| format!(", vetoed: {}", veto.word())).unwrap_or_default();
-        format!("{} {} because {}{veto}", step.action.word(), step.action.subject(), step.reason.word())
-    };
     checked.steps().iter().filter(moves).map(line).collect()
+}
+
+fn line(step: &Step) -> String {
+    let veto = step.veto.map(|veto| format!(", vetoed: {}", veto.word())).unwrap_or_default();
+    format!("{} {} because {}{veto}", step.action.word(), step.action.subject(), step.reason.word())
 }
 
 pub fn place(storage: &Storage) -> Place {
@@ -224,9 +250,14 @@ pub fn place(storage: &Storage) -> Place {
     }
 }
 
+/// Every step of a plan, a line each.
+pub fn all_lines(checked: &Checked) -> Vec<String> {
+    checked.steps().iter().map(line).collect()
+}
+
 /// The record of a file, as the cache keeps it.
 pub fn record(file: &SnapshotFile, storage: &Storage, change: impl FnOnce(&mut ETCDSnapshotFile)) -> Arc<Record> {
-    let wanted = wanted(file, Owner::Ours, &place(storage), SHAPE, Some("cp1")).unwrap();
+    let wanted = wanted(file, Owner::Ours, &place(storage), SHAPE, Some("cp1"), None).unwrap();
     let mut object = create(&wanted, Program::K3s).unwrap();
     object.metadata.uid = Some(format!("uid of {}", file.name));
     change(&mut object);

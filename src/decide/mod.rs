@@ -9,19 +9,28 @@ mod fixtures;
 pub mod plan;
 pub mod records;
 pub mod retention;
+#[cfg(test)]
+mod tests;
 pub mod uploads;
 
 use jiff::Timestamp;
 
 pub use check::{Checked, check};
-pub use plan::{Action, Around, Asked, BucketView, Keep, Mode, Observed, Plan, Policy, Proof, Reason, Step, Veto};
+pub use plan::{Action, Around, Asked, BucketView, FailedUpload, Keep, Mode, Observed, Plan, Policy, Proof, Reason, Step, Veto};
 
 /// What this pass should do: records, what may go, what is to be verified, what goes up. In this order, so that what goes
-/// does not go up.
+/// does not go up. What a person asks for is done alone: the records are kept by the agents.
 pub fn decide(seen: &Observed, policy: &Policy, now: Timestamp) -> Plan {
-    let mut steps = records::records(seen, now);
-    steps.extend(retention::retention(seen, policy, now));
-    steps.extend(records::verify(seen));
-    steps.extend(uploads::uploads(seen, policy, now));
-    Plan(steps)
+    Plan(match policy.asked {
+        Asked::Prune { .. } => retention::retention(seen, policy, now),
+        Asked::UploadMissing => uploads::uploads(seen, policy, now),
+        Asked::Nothing => {
+            let mut steps = records::records(seen, now);
+            steps.extend(retention::retention(seen, policy, now));
+            steps.extend(records::verify(seen));
+            steps.extend(uploads::uploads(seen, policy, now));
+            steps.extend(uploads::abandoned(seen, policy, now));
+            steps
+        }
+    })
 }

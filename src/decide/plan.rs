@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::record::{Place, Record, RecordName, Shape, Wanted};
-use crate::snapshot::{BaseName, FileName, Identity, Inventory, NodeName, Owner, SnapshotFile, Storage, UploadId, Uploads};
+use crate::snapshot::{BaseName, FailedSave, FileName, Identity, Inventory, NodeName, Owner, SnapshotFile, Storage, UploadId, Uploads};
 
 /// Everything that one pass of one storage knows.
 #[derive(Debug)]
@@ -43,8 +43,36 @@ pub struct Around {
     pub living: Option<BTreeSet<NodeName>>,
     /// Files that a running save has named or an upload is reading. They neither go nor go up.
     pub busy: BTreeSet<FileName>,
+    /// What this node's state says of the uploads of the versions that the listing found, and of those begun of files that are gone.
+    pub uploads: BTreeMap<FileName, Uploads>,
+    /// Whether K3s is at work on the bucket, from whichever node. None when that could not be found out.
+    pub k3s_on_bucket: Option<bool>,
     /// Where the files of this directory go up to. None when there is no bucket, and in the bucket's own pass.
     pub bucket: Option<BucketView>,
+    /// In a directory's pass: saves that failed, by its state.
+    pub failed_saves: Vec<FailedSave>,
+    /// In the bucket's pass: uploads to it that failed, by the records of the nodes that tried.
+    pub failed_uploads: Vec<FailedUpload>,
+    /// Multipart uploads that stand still: in a directory's pass those of its own that failed or whose file is another one now, by its
+    /// state; in a bucket's pass those under the names of objects that were begun long ago.
+    pub abandoned: Vec<(FileName, UploadId)>,
+    /// In a directory's pass: nodes that have had no Node object for longer than the grace.
+    pub gone_nodes: BTreeSet<NodeName>,
+    /// The local records of those nodes.
+    pub orphans: Vec<Arc<Record>>,
+}
+
+/// An upload that failed, as the record of the file tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedUpload {
+    /// The file.
+    pub file: FileName,
+    /// The node that tried.
+    pub node: NodeName,
+    /// When it failed first for this reason.
+    pub since: Timestamp,
+    /// Why, in one sentence.
+    pub why: String,
 }
 
 /// A bucket as the pass of a directory sees it.
@@ -54,8 +82,6 @@ pub struct BucketView {
     pub storage: Storage,
     /// Its records. None while they are not known: then nothing is taken to be there, and the `HEAD` before each upload tells.
     pub records: Option<Vec<Arc<Record>>>,
-    /// What this node's state says of the uploads of the versions that the listing found.
-    pub uploads: BTreeMap<FileName, Uploads>,
     /// When this beat began: what has failed since waits for the next one.
     pub beat: Timestamp,
 }
@@ -204,7 +230,7 @@ pub enum Proof {
     Absent(FileName),
     /// The file stands under another record now: this one.
     RecordedAs(RecordName),
-    /// Nothing: what it told of has expired, or can never be a snapshot file of ours.
+    /// Nothing: what it told of has expired, or can never be a snapshot file of ours, or its node is gone.
     None,
 }
 
@@ -219,6 +245,10 @@ pub enum Reason {
     Edited,
     /// The file is gone.
     Gone,
+    /// The node is gone.
+    NodeGone,
+    /// A save or an upload failed.
+    Failed,
     /// The file's record has another name now.
     Renamed,
     /// The object is another cluster's.
@@ -235,7 +265,7 @@ pub enum Reason {
     BeyondRetention,
     /// It is damaged, and newer damaged ones are there to be looked at.
     Damaged,
-    /// The file of a multipart upload that was begun is not to go up any more.
+    /// Nobody goes on with the multipart upload that was begun.
     Abandoned,
 }
 
@@ -247,6 +277,8 @@ impl Reason {
             Self::Changed => "changed",
             Self::Edited => "edited",
             Self::Gone => "gone",
+            Self::NodeGone => "node-gone",
+            Self::Failed => "failed",
             Self::Renamed => "renamed",
             Self::AnotherCluster => "another-cluster",
             Self::NotASnapshot => "not-a-snapshot",

@@ -2,8 +2,10 @@
 //!
 //! A record is written when it does not say what is. It goes when its file or object is gone, which only a complete
 //! listing may suggest and only a direct question proves; when its failure is a day old; when the object is another
-//! cluster's.
+//! cluster's; when its node is gone. A save or an upload that failed has a record while nothing is
+//! there under its name.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -11,11 +13,14 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::plan::{Action, Observed, Proof, Reason, Step};
 use crate::record::content::{digest, digest_without_metadata};
-use crate::record::{Place, Record, RecordName, Wanted, wanted::wanted};
-use crate::snapshot::{FileName, Inventory, Owner};
+use crate::record::wanted::{failed_save, failed_upload, wanted};
+use crate::record::{Place, Record, RecordName, Wanted};
+use crate::snapshot::{FailedSave, FileName, Inventory, Owner};
 
-/// How long a failure record stays, from its error's time (docs/k3s.md 4.3).
+/// How long a failure record stays when what failed is not tried any more, from its error's time (docs/k3s.md 4.3).
 const FAILURES_STAY: SignedDuration = SignedDuration::from_hours(24);
+/// A bucket that takes nothing must not fill the API server with records of that.
+const MOST_FAILURES: usize = 100;
 
 /// Writes and forgets: the records of this storage against its inventory.
 pub fn records(seen: &Observed, now: Timestamp) -> Vec<Step> {
@@ -45,17 +50,42 @@ pub fn records(seen: &Observed, now: Timestamp) -> Vec<Step> {
             continue;
         }
         let node = mine.iter().find(|record| !record.terminating).map(|record| record.node.as_str());
-        let Some(wanted) = wanted(file, owner, &seen.place, seen.shape, node) else { continue };
+        let Some(wanted) = wanted(file, owner, &seen.place, seen.shape, node, seen.around.uploads.get(&file.name)) else { continue };
         let name = wanted.name();
         if taken.insert(name.clone()) {
             recorded_as.insert(&file.name, name.clone());
             steps.extend(write(wanted, by_name.get(&name).copied(), seen));
         }
     }
+    for wanted in failures(seen, now) {
+        let name = wanted.name();
+        if taken.insert(name.clone()) {
+            let step = write(wanted, by_name.get(&name).copied(), seen);
+            steps.extend(step.map(|step| Step { reason: Reason::Failed, ..step }));
+        }
+    }
     for record in records.iter().filter(|record| !record.terminating && !taken.contains(&record.name)) {
         steps.extend(forget(record, &recorded_as, seen, now));
     }
+    let orphans = seen.around.orphans.iter().filter(|record| !record.terminating);
+    steps.extend(orphans.map(|record| Step::new(Action::Forget(record.clone(), Proof::None), Reason::NodeGone)));
     steps
+}
+
+/// The records of saves and uploads that failed, where a complete listing shows that no file or object is there.
+fn failures(seen: &Observed, now: Timestamp) -> Vec<Wanted> {
+    let Inventory::Complete(all) = &seen.inventory else { return Vec::new() };
+    let place = match &seen.place {
+        Place::Local { node, .. } => {
+            let is_shown = |save: &&FailedSave| !all.listing().contains_key(&save.file) && now.duration_since(save.at) < FAILURES_STAY;
+            return seen.around.failed_saves.iter().filter(is_shown).map(|save| failed_save(save, node, seen.shape)).collect();
+        }
+        Place::S3(place) => place,
+    };
+    let mut failed: Vec<_> = seen.around.failed_uploads.iter().filter(|failed| !all.listing().contains_key(&failed.file)).collect();
+    failed.sort_by_key(|failed| (Reverse(failed.since), &failed.file));
+    failed.truncate(MOST_FAILURES);
+    failed.into_iter().map(|failed| failed_upload(&failed.file, &failed.node, failed.since, &failed.why, place, seen.shape)).collect()
 }
 
 /// What brings the record to what is wanted, if anything has to.
@@ -73,6 +103,8 @@ fn write(wanted: Wanted, record: Option<&Arc<Record>>, seen: &Observed) -> Optio
             };
             match (same, record.is_untouched) {
                 (true, true) => return None,
+                // A failure was written for no version, and so is none touched.
+                (true, false) if record.is_failure() => return None,
                 (_, false) if record.version.is_some() => Reason::Edited,
                 _ => Reason::Changed,
             }

@@ -1,4 +1,4 @@
-//! Which local files go up, and which objects have vanished.
+//! Which local files go up, which wait to, and which objects have vanished.
 //!
 //! In: the pass of a directory with its bucket as far as known; for what vanished, the pass of a bucket. Out: upload and
 //! abort steps, newest first; names. A file goes up once: what its state calls done stays done, whatever became of the object.
@@ -12,7 +12,9 @@ use super::plan::{Action, Asked, BucketView, Keep, Observed, Policy, Reason, Ste
 use super::retention::Shelf;
 use crate::record::Record;
 use crate::snapshot::owner::{owners, owners_adopting};
-use crate::snapshot::{ClusterId, FileName, Identity, Inventory, Listing, NodeName, Owner, SnapshotFile, Storage, Upload};
+use crate::snapshot::{
+    ClusterId, Complete, FileName, Identity, Inventory, Listing, NodeName, Owner, SnapshotFile, Storage, Upload, UploadId,
+};
 
 /// The uploads of this pass, newest first, and multipart uploads to be aborted since their file is not to go up any more.
 ///
@@ -25,38 +27,80 @@ pub fn uploads(seen: &Observed, policy: &Policy, now: Timestamp) -> Vec<Step> {
     else {
         return Vec::new();
     };
-    let there = there(bucket, cluster, policy.keep.adopt_unlabelled);
-    let files = all.listing().values();
-    let may_go = |file: &&SnapshotFile| file.is_good() && file.at_rest && seen.owners.get(&file.name) == Some(&Owner::Ours);
-    let lacking: Vec<&SnapshotFile> = files.filter(may_go).filter(|file| !there.contains(&file.name)).collect();
-    let upload = |name: &FileName| bucket.uploads.get(name).and_then(|uploads| uploads.get(&bucket.storage.id()));
-    let is_due = |file: &&&SnapshotFile| match upload(&file.name) {
-        None | Some(Upload::Begun { .. }) => true,
-        Some(Upload::Done) => policy.asked == Asked::UploadMissing,
+    let upload = |name: &FileName| upload_of(seen, bucket, name);
+    let is_due = |file: &&SnapshotFile| match upload(&file.name) {
         // In the future: a clock has been set back since.
         Some(Upload::Failed { at, .. }) => *at < bucket.beat || *at > now,
+        _ => true,
     };
-    let mut due: Vec<&SnapshotFile> =
-        lacking.iter().filter(is_due).filter(|file| !seen.around.busy.contains(&file.name)).copied().collect();
-    if !due.is_empty() {
-        let kept = kept(&lacking, bucket, cluster, seen, &policy.keep, now);
-        due.retain(|file| kept.contains(&file.name));
-    }
-    due.sort_by_key(|file| Reverse((file.name.created_at(file.modified), &file.name)));
+    let is_idle = |file: &&SnapshotFile| !seen.around.busy.contains(&file.name);
+    let waiting = waiting(seen, all, bucket, cluster, policy, now);
+    let due: Vec<&SnapshotFile> = waiting.iter().copied().filter(is_due).filter(is_idle).collect();
     let begun = |name: &FileName| match upload(name) {
         Some(Upload::Begun { id }) => Some(id.clone()),
         _ => None,
     };
-    let mut steps: Vec<Step> =
-        due.iter().map(|file| Step::new(Action::Upload(Box::new((*file).clone()), begun(&file.name)), Reason::NotInBucket)).collect();
+    // What failed may go on where it was: each part is compared.
+    let stands_still = |name: &FileName| seen.around.abandoned.iter().find(|(of, _)| of == name).map(|(_, id)| id.clone());
+    let go_up = |file: &&SnapshotFile| {
+        let begun = begun(&file.name).or_else(|| stands_still(&file.name));
+        Step::new(Action::Upload(Box::new((*file).clone()), begun), Reason::NotInBucket)
+    };
+    let mut steps: Vec<Step> = due.iter().map(go_up).collect();
 
     let going_up: BTreeSet<&FileName> = due.iter().map(|file| &file.name).collect();
-    for name in bucket.uploads.keys().filter(|name| !going_up.contains(name) && !seen.around.busy.contains(*name)) {
+    for name in seen.around.uploads.keys().filter(|name| !going_up.contains(name) && !seen.around.busy.contains(*name)) {
         // What cannot be judged yet may still go on.
         let judged = all.listing().get(name).is_none_or(|file| file.at_rest && file.known.is_some());
         steps.extend(begun(name).filter(|_| judged).map(|id| Step::new(Action::Abort(name.clone(), id), Reason::Abandoned)));
     }
     steps
+}
+
+/// The files that wait to go up or are going up, newest first, whether or not they are due. None where [`uploads`] plans none.
+pub fn backlog<'a>(seen: &'a Observed, policy: &Policy, now: Timestamp) -> Vec<&'a SnapshotFile> {
+    match (&seen.storage, &seen.inventory, &seen.around.bucket, &seen.us.cluster) {
+        (Storage::Local { .. }, Inventory::Complete(all), Some(bucket), Some(cluster)) => waiting(seen, all, bucket, cluster, policy, now),
+        _ => Vec::new(),
+    }
+}
+
+/// The multipart uploads that stand still and with which nobody goes on: in a directory's pass all but one of each file that
+/// waits to go up or is going.
+pub fn abandoned(seen: &Observed, policy: &Policy, now: Timestamp) -> Vec<Step> {
+    let mut kept: BTreeSet<&FileName> = backlog(seen, policy, now).into_iter().map(|file| &file.name).collect();
+    kept.retain(|name| !seen.around.busy.contains(*name));
+    let is_left = |(name, _): &&(FileName, UploadId)| !kept.remove(name) && !seen.around.busy.contains(name);
+    let left: Vec<_> = seen.around.abandoned.iter().filter(is_left).collect();
+    left.into_iter().map(|(name, id)| Step::new(Action::Abort(name.clone(), id.clone()), Reason::Abandoned)).collect()
+}
+
+fn upload_of<'a>(seen: &'a Observed, bucket: &BucketView, name: &FileName) -> Option<&'a Upload> {
+    seen.around.uploads.get(name)?.get(&bucket.storage.id())
+}
+
+fn waiting<'a>(
+    seen: &'a Observed,
+    all: &'a Complete,
+    bucket: &BucketView,
+    cluster: &ClusterId,
+    policy: &Policy,
+    now: Timestamp,
+) -> Vec<&'a SnapshotFile> {
+    let there = there(bucket, cluster, policy.keep.adopt_unlabelled);
+    let files = all.listing().values();
+    let may_go = |file: &&SnapshotFile| file.is_good() && file.at_rest && seen.owners.get(&file.name) == Some(&Owner::Ours);
+    let lacking: Vec<&SnapshotFile> = files.filter(may_go).filter(|file| !there.contains(&file.name)).collect();
+    let is_open =
+        |file: &&&SnapshotFile| policy.asked == Asked::UploadMissing || upload_of(seen, bucket, &file.name) != Some(&Upload::Done);
+    let mut open: Vec<&SnapshotFile> = lacking.iter().filter(is_open).copied().collect();
+    if !open.is_empty() {
+        // What is done and gone again keeps its place: nothing older goes up in its stead.
+        let kept = kept(&lacking, bucket, cluster, seen, &policy.keep, now);
+        open.retain(|file| kept.contains(&file.name));
+    }
+    open.sort_by_key(|file| Reverse((file.name.created_at(file.modified), &file.name)));
+    open
 }
 
 /// The names under which the bucket has a file of ours, or may have. A failure record has none behind it, and what

@@ -37,7 +37,18 @@ pub struct Health {
     pub failure: Option<Failure>,
 }
 
-type LookAgain = dyn Fn(Option<&Storage>) + Send + Sync;
+/// Where somebody else changed records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LookAgain<'a> {
+    /// Of this storage.
+    At(&'a Storage),
+    /// Of files whose uploads came to something.
+    AtUploads,
+    /// Of any storage.
+    Everywhere,
+}
+
+type Listener = dyn Fn(LookAgain<'_>) + Send + Sync;
 
 /// The records. Clones share them.
 #[derive(Clone)]
@@ -53,13 +64,13 @@ pub(super) struct Inner {
     memory: Mutex<Memory>,
     bucket_lookup: AtomicBool,
     schema_said: Mutex<Said>,
-    look_again: Box<LookAgain>,
+    look_again: Box<Listener>,
 }
 
 impl Cache {
-    /// An empty cache; [`Self::run`] fills it. `look_again` is called with the storage of each record that somebody else
-    /// created, changed or deleted, and with None when that may be any storage. Our own writes wake nothing.
-    pub fn new(client: kube::Client, program: Program, look_again: impl Fn(Option<&Storage>) + Send + Sync + 'static) -> Self {
+    /// An empty cache; [`Self::run`] fills it. `look_again` is called for the storage of each record that somebody else
+    /// created, changed or deleted. Our own writes wake nothing.
+    pub fn new(client: kube::Client, program: Program, look_again: impl Fn(LookAgain<'_>) + Send + Sync + 'static) -> Self {
         Self(Arc::new(Inner {
             api: Api::all(client.clone()),
             client,
@@ -173,9 +184,11 @@ impl Cache {
 
     pub(super) fn wake(&self, changed: &Changed) {
         if changed.everything {
-            (self.0.look_again)(None);
-        } else {
-            changed.storages.iter().for_each(|storage| (self.0.look_again)(Some(storage)));
+            return (self.0.look_again)(LookAgain::Everywhere);
+        }
+        changed.storages.iter().for_each(|storage| (self.0.look_again)(LookAgain::At(storage)));
+        if changed.uploads {
+            (self.0.look_again)(LookAgain::AtUploads);
         }
     }
 }

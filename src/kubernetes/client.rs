@@ -98,6 +98,12 @@ pub async fn client(source: &Source, namespace: Option<&str>) -> Result<Client, 
     })
 }
 
+/// A client where no API server is named: each request fails at once and says so.
+pub fn nowhere() -> Client {
+    let refuse = |_: http::Request<Body>| async { Err::<http::Response<Body>, BoxError>(ClientError::Nothing.into()) };
+    Client::new(tower::service_fn(refuse), "default")
+}
+
 /// What is wrong with the file. The parser's own sentence shows the lines around, and a kubeconfig holds tokens and keys.
 fn kubeconfig(error: KubeconfigError) -> ClientError {
     ClientError::Kubeconfig(match error {

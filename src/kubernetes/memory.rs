@@ -15,6 +15,8 @@ use crate::snapshot::Storage;
 pub(super) struct Changed {
     /// These storages'.
     pub(super) storages: BTreeSet<Storage>,
+    /// Those of buckets: what became of uploads is shown otherwise than before.
+    pub(super) uploads: bool,
     /// Everybody's: records came that tell no storage, or all of them are new.
     pub(super) everything: bool,
 }
@@ -24,6 +26,15 @@ impl Changed {
         match &record.storage {
             Some(storage) => _ = self.storages.insert(storage.clone()),
             None => self.everything = true,
+        }
+    }
+
+    /// One record instead of another.
+    fn add_change(&mut self, old: Option<&Record>, new: &Record) {
+        self.add(new);
+        self.uploads |= old.map_or(!new.uploads.is_empty(), |old| old.uploads != new.uploads);
+        if let Some(old) = old {
+            self.add(old);
         }
     }
 
@@ -198,10 +209,7 @@ impl Memory {
             open.seen.push(Event::Applied(record));
             return changed;
         }
-        changed.add(&record);
-        if let Some(old) = old {
-            changed.add(&old);
-        }
+        changed.add_change(old.as_deref(), &record);
         changed
     }
 
@@ -270,7 +278,9 @@ impl Memory {
         if open.count == 0 {
             for event in self.open.remove(name).into_iter().flat_map(|open| open.seen) {
                 match event {
-                    Event::Applied(record) | Event::Deleted(record) => changed.add(&record),
+                    // What it was before is not known any more.
+                    Event::Applied(record) => changed.add_change(None, &record),
+                    Event::Deleted(record) => changed.add(&record),
                 }
             }
         }
@@ -325,8 +335,7 @@ fn difference(old: &BTreeMap<RecordName, Arc<Record>>, new: &BTreeMap<RecordName
     for (name, record) in new {
         let before = old.get(name);
         if !before.is_some_and(|before| is_same(before, record)) {
-            changed.add(record);
-            before.inspect(|before| changed.add(before));
+            changed.add_change(before.map(|before| &**before), record);
         }
     }
     for record in old.iter().filter(|(name, _)| !new.contains_key(*name)).map(|(_, record)| record) {

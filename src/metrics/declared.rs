@@ -4,7 +4,7 @@
 use prometheus::core::{Atomic, Collector, GenericCounterVec, GenericGaugeVec};
 use prometheus::{HistogramOpts, HistogramVec, Opts, Registry};
 
-use super::words::{Action, FileKind, Label, Operation, Outcome, S3Operation, S3Outcome, Status, StorageKind, vetoes};
+use super::words::{Action, FileKind, Label, Operation, Outcome, Removal, S3Operation, S3Outcome, Status, StorageKind, vetoes};
 
 /// One metric as it is declared.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +52,7 @@ const STORAGE: Label = Label { name: "storage", values: StorageKind::words };
 const KIND: Label = Label { name: "kind", values: FileKind::words };
 const ACTION: Label = Label { name: "action", values: Action::words };
 const OUTCOME: Label = Label { name: "outcome", values: Outcome::words };
+const REMOVAL: Label = Label { name: "reason", values: Removal::words };
 const VETO: Label = Label { name: "kind", values: vetoes };
 const S3_OPERATION: Label = Label { name: "operation", values: S3Operation::words };
 const S3_OUTCOME: Label = Label { name: "outcome", values: S3Outcome::words };
@@ -146,6 +147,54 @@ pub(super) const S3_REQUESTS: Metric = metric(
     &[S3_OPERATION, S3_OUTCOME],
     "Requests to the S3 server, each attempt counted, by operation and outcome. An unchanged bucket is only listed. Alert on the rate of denied, unreachable, timeout and error.",
 );
+pub(super) const REMOVED: Metric = metric(
+    "etcd_snapshot_removed_total",
+    Kind::Counter,
+    &[STORAGE, REMOVAL],
+    "Snapshot files that retention removed, by storage and reason. In step with the saves once there are as many as retention keeps.",
+);
+pub(super) const VANISHED: Metric = metric(
+    "etcd_snapshot_vanished_total",
+    Kind::Counter,
+    &[],
+    "Good objects that were gone from the bucket though retention would have kept them, counted by the leader that noticed. Alert on any: somebody or some rule of the bucket deletes snapshots. `upload --missing` puts back what a node still has.",
+);
+pub(super) const UPLOAD_BACKLOG_FILES: Metric = metric(
+    "etcd_snapshot_upload_backlog_files",
+    Kind::Gauge,
+    &[],
+    "Good snapshots in this node's directory that should go up to the bucket and are not there yet, those on their way included; absent where no bucket is known.",
+);
+pub(super) const UPLOAD_BACKLOG_OLDEST: Metric = metric(
+    "etcd_snapshot_upload_backlog_oldest_timestamp_seconds",
+    Kind::Gauge,
+    &[],
+    "When the oldest snapshot of the backlog was taken, in Unix seconds; 0 while nothing waits, absent where no bucket is known. Alert when it is longer ago than an upload may take: uploads fail or do not keep up.",
+);
+pub(super) const UPLOAD_BYTES: Metric = metric(
+    "etcd_snapshot_upload_bytes_total",
+    Kind::Counter,
+    &[],
+    "Bytes of snapshots and sidecars that were sent to the bucket, those sent again included.",
+);
+pub(super) const UPLOAD_PARTS_RETRIED: Metric = metric(
+    "etcd_snapshot_upload_parts_retried_total",
+    Kind::Counter,
+    &[],
+    "Requests with a snapshot or a part of one that had to be sent again. A steady rise means a bad way to the bucket.",
+);
+pub(super) const BUCKET_CONTESTED: Metric = metric(
+    "etcd_snapshot_bucket_contested",
+    Kind::Gauge,
+    &[],
+    "1 while the bucket holds snapshots of another history of this cluster, from before a restore or of a clone; they are kept until a person has looked. Shown by the bucket's leader only. Alert on 1: look, then run `prune --take-over`.",
+);
+pub(super) const MEMBER_ANSWERS: Metric = metric(
+    "etcd_snapshot_member_answers",
+    Kind::Gauge,
+    &[],
+    "1 while the etcd member of this node says where it is in its history, 0 while it does not answer or has no quorum. Nothing is removed before it has answered once.",
+);
 pub(super) const LEADER: Metric = metric(
     "etcd_snapshot_leader",
     Kind::Gauge,
@@ -184,7 +233,27 @@ pub(super) const PROCESS_START: Metric = metric(
 #[cfg(test)]
 pub(super) fn all() -> Vec<Metric> {
     let histograms = Operation::ALL.iter().map(|operation| operation.metric());
-    let own = [LAST_BEAT, LAST_SUCCESS, LAST_GOOD, FILES, BYTES, ACTIONS, VETOES, S3_REQUESTS, LEADER, CRD_MISSING, BUILD_INFO];
+    let own = [
+        LAST_BEAT,
+        LAST_SUCCESS,
+        LAST_GOOD,
+        FILES,
+        BYTES,
+        ACTIONS,
+        VETOES,
+        REMOVED,
+        VANISHED,
+        UPLOAD_BACKLOG_FILES,
+        UPLOAD_BACKLOG_OLDEST,
+        UPLOAD_BYTES,
+        UPLOAD_PARTS_RETRIED,
+        BUCKET_CONTESTED,
+        MEMBER_ANSWERS,
+        S3_REQUESTS,
+        LEADER,
+        CRD_MISSING,
+        BUILD_INFO,
+    ];
     let process = [PROCESS_CPU, PROCESS_RESIDENT, PROCESS_VIRTUAL, PROCESS_OPEN_FDS, PROCESS_MAX_FDS, PROCESS_START];
     histograms.chain(own).chain(process).collect()
 }

@@ -17,7 +17,7 @@ use prometheus::core::{AtomicF64, AtomicU64, GenericCounterVec, GenericGaugeVec}
 use prometheus::{HistogramVec, Registry, TEXT_FORMAT, TextEncoder};
 
 pub use census::Census;
-pub use words::{Action, FileKind, Operation, Outcome, S3Operation, S3Outcome, Status, StorageKind};
+pub use words::{Action, FileKind, Operation, Outcome, Removal, S3Operation, S3Outcome, Status, StorageKind};
 
 use crate::decide::Veto;
 
@@ -49,6 +49,14 @@ pub struct Metrics {
     bytes: GenericGaugeVec<AtomicU64>,
     actions: GenericCounterVec<AtomicU64>,
     vetoes: GenericCounterVec<AtomicU64>,
+    removed: GenericCounterVec<AtomicU64>,
+    vanished: GenericCounterVec<AtomicU64>,
+    backlog_files: GenericGaugeVec<AtomicU64>,
+    backlog_oldest: GenericGaugeVec<AtomicF64>,
+    upload_bytes: GenericCounterVec<AtomicU64>,
+    parts_retried: GenericCounterVec<AtomicU64>,
+    contested: GenericGaugeVec<AtomicU64>,
+    member_answers: GenericGaugeVec<AtomicU64>,
     s3_requests: GenericCounterVec<AtomicU64>,
     leader: GenericGaugeVec<AtomicU64>,
     crd_missing: GenericGaugeVec<AtomicU64>,
@@ -77,6 +85,14 @@ impl Metrics {
             bytes: declared::BYTES.gauge(&registry),
             actions: declared::ACTIONS.counter(&registry),
             vetoes: declared::VETOES.counter(&registry),
+            removed: declared::REMOVED.counter(&registry),
+            vanished: declared::VANISHED.counter(&registry),
+            backlog_files: declared::UPLOAD_BACKLOG_FILES.gauge(&registry),
+            backlog_oldest: declared::UPLOAD_BACKLOG_OLDEST.gauge(&registry),
+            upload_bytes: declared::UPLOAD_BYTES.counter(&registry),
+            parts_retried: declared::UPLOAD_PARTS_RETRIED.counter(&registry),
+            contested: declared::BUCKET_CONTESTED.gauge(&registry),
+            member_answers: declared::MEMBER_ANSWERS.gauge(&registry),
             s3_requests: declared::S3_REQUESTS.counter(&registry),
             leader: declared::LEADER.gauge(&registry),
             crd_missing: declared::CRD_MISSING.gauge(&registry),
@@ -105,6 +121,15 @@ impl Metrics {
         for veto in Veto::ALL {
             self.vetoes.with_label_values(&[veto.word()]);
         }
+        for storage in StorageKind::ALL {
+            for reason in Removal::ALL {
+                self.removed.with_label_values(&[storage.word(), reason.word()]);
+            }
+        }
+        for counter in [&self.vanished, &self.upload_bytes, &self.parts_retried] {
+            counter.with_label_values(NO_LABELS);
+        }
+        self.member_answers.with_label_values(NO_LABELS);
         for operation in S3Operation::ALL {
             for outcome in S3Outcome::ALL {
                 self.s3_requests.with_label_values(&[operation.word(), outcome.word()]);
@@ -152,6 +177,46 @@ impl Metrics {
         self.vetoes.with_label_values(&[veto.word()]).inc();
     }
 
+    /// Retention removed a file or object.
+    pub fn removed(&self, storage: StorageKind, reason: Removal) {
+        self.removed.with_label_values(&[storage.word(), reason.word()]).inc();
+    }
+
+    /// An object is gone that retention would have kept.
+    pub fn vanished(&self) {
+        self.vanished.with_label_values(NO_LABELS).inc();
+    }
+
+    /// How many files wait to go up, and when the oldest was taken; None where there is no bucket.
+    pub fn backlog(&self, waiting: Option<(usize, Option<Timestamp>)>) {
+        let Some((files, oldest)) = waiting else {
+            self.backlog_files.reset();
+            self.backlog_oldest.reset();
+            return;
+        };
+        self.backlog_files.with_label_values(NO_LABELS).set(files as u64);
+        self.backlog_oldest.with_label_values(NO_LABELS).set(oldest.map_or(0.0, unix));
+    }
+
+    /// Bytes were sent to the bucket, or a request with bytes had to be sent again.
+    pub fn uploaded(&self, bytes: u64, retried: u64) {
+        self.upload_bytes.with_label_values(NO_LABELS).inc_by(bytes);
+        self.parts_retried.with_label_values(NO_LABELS).inc_by(retried);
+    }
+
+    /// Whether the bucket holds another history of our cluster. Ignored unless this agent leads it.
+    pub fn contested(&self, is: bool) {
+        let leadership = self.leadership();
+        if *leadership == Leadership::Leader {
+            self.contested.with_label_values(NO_LABELS).set(u64::from(is));
+        }
+    }
+
+    /// Whether the etcd member says where it is in its history.
+    pub fn member_answers(&self, does: bool) {
+        self.member_answers.with_label_values(NO_LABELS).set(u64::from(does));
+    }
+
     /// An S3 request was sent, or could not be.
     pub fn requested(&self, operation: S3Operation, outcome: S3Outcome) {
         self.s3_requests.with_label_values(&[operation.word(), outcome.word()]).inc();
@@ -182,6 +247,7 @@ impl Metrics {
             let _ = self.bytes.remove_label_values(&[s3, kind.word()]);
         }
         let _ = self.last_good.remove_label_values(&[s3]);
+        self.contested.reset();
         let _ = self.last_success.remove_label_values(&[Operation::ReconcileS3.word()]);
     }
 

@@ -123,6 +123,8 @@ fn the_text_is_valid_and_has_all_that_is_declared_and_nothing_else() {
     let metrics = Metrics::new(None);
     metrics.leads(Leadership::Leader);
     metrics.holds(StorageKind::S3, &census());
+    metrics.contested(true);
+    metrics.backlog(Some((1, Timestamp::from_second(9).ok())));
     let families = scrape(&metrics);
     let declared: BTreeMap<_, _> = all().into_iter().map(|metric| (metric.name, metric)).collect();
     assert_eq!(declared.len(), all().len(), "a name is declared twice");
@@ -214,6 +216,20 @@ fn an_operation_is_timed_by_its_status_and_only_a_success_is_one() {
     let expected = [("reconcile", "0"), ("reconcile_local", "1763800000.25")];
     let expected = expected.map(|(operation, value)| (format!("{last}{{operation=\"{operation}\"}}"), value.to_owned()));
     assert_eq!(families[last].series, expected);
+}
+
+#[test]
+fn the_backlog_is_shown_while_there_is_a_bucket() {
+    let metrics = Metrics::new(None);
+    let shown = || {
+        let families = scrape(&metrics);
+        ["files", "oldest_timestamp_seconds"].map(|what| families.contains_key(&format!("etcd_snapshot_upload_backlog_{what}")))
+    };
+    assert_eq!(shown(), [false, false]);
+    metrics.backlog(Some((2, None)));
+    assert_eq!(shown(), [true, true]);
+    metrics.backlog(None);
+    assert_eq!(shown(), [false, false]);
 }
 
 #[test]

@@ -182,6 +182,22 @@ words! {
 }
 
 words! {
+    /// Why a file or object was removed.
+    Removal {
+        /// Retention: enough newer good ones are there.
+        BeyondRetention = "beyond-retention",
+        /// Retention: it is damaged, and newer damaged ones are there to be looked at.
+        Damaged = "damaged",
+    }
+}
+
+impl From<decide::Reason> for Removal {
+    fn from(reason: decide::Reason) -> Self {
+        if reason == decide::Reason::Damaged { Self::Damaged } else { Self::BeyondRetention }
+    }
+}
+
+words! {
     /// Which S3 request, by S3's own name for it.
     S3Operation {
         /// A page of the listing.

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use super::api::ETCDSnapshotFile;
 use super::content::{Short, annotation, digest, digest_without_metadata, is_untouched};
 use super::name::RecordName;
-use crate::snapshot::{FileName, Known, Manifest, Metadata, NodeName, Program, Storage, Verdict, Version};
+use super::uploads;
+use crate::snapshot::{FileName, Known, Manifest, Metadata, NodeName, Program, Storage, Uploads, Verdict, Version};
 
 /// The projection of one `ETCDSnapshotFile`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,10 @@ pub struct Record {
     pub known: Option<Box<Known>>,
     /// `status.error.time`, when it has an error.
     pub error_at: Option<Timestamp>,
+    /// What became of the file's uploads, as far as it shows that.
+    pub uploads: Uploads,
+    /// The agent that wrote it has no Node object.
+    pub without_node_object: bool,
 }
 
 impl Record {
@@ -67,6 +72,8 @@ pub fn cached(object: &ETCDSnapshotFile, program: Program) -> Record {
         is_untouched: untouched,
         known: if untouched { known(object, program).map(Box::new) } else { None },
         version,
+        uploads: text(annotation::UPLOAD).map(|text| uploads::read(text)).unwrap_or_default(),
+        without_node_object: text(annotation::NODE).is_some_and(|text| text == "none"),
         // An error without a time counts from the record's own beginning.
         error_at: error.map(|error| error.time.or(meta.creation_timestamp.as_ref().map(|time| time.0)).unwrap_or(Timestamp::UNIX_EPOCH)),
     }

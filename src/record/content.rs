@@ -23,6 +23,8 @@ pub mod annotation {
     pub const MANIFEST: &str = "etcd-snapshot-operator.dev/manifest";
     /// Bytes of extra metadata that stay in the sidecar.
     pub const METADATA_OMITTED: &str = "etcd-snapshot-operator.dev/metadata-omitted";
+    /// JSON of what became of the file's uploads, by storage id.
+    pub const UPLOAD: &str = "etcd-snapshot-operator.dev/upload";
     /// `none` when the agent's node has no Node object.
     pub const NODE: &str = "etcd-snapshot-operator.dev/node";
     /// The digest of all the others, of spec, status and our label.

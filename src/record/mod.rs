@@ -10,6 +10,7 @@ pub mod crd;
 pub mod name;
 pub mod patch;
 pub mod quantity;
+pub mod uploads;
 pub mod wanted;
 
 pub use api::ETCDSnapshotFile;

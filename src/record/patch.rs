@@ -118,7 +118,7 @@ mod tests {
     }
 
     fn want(file: &SnapshotFile) -> Wanted {
-        wanted(file, Owner::Ours, &place(), SHAPE, None).unwrap()
+        wanted(file, Owner::Ours, &place(), SHAPE, None, None).unwrap()
     }
 
     /// What the API server makes of a merge patch.
@@ -243,7 +243,7 @@ mod tests {
         object.known.as_mut().unwrap().node = NodeName::new("cp2").ok();
         for served in [true, false] {
             let shape = Shape { bucket_lookup: served, ..SHAPE };
-            let wanted = wanted(&object, Owner::Ours, &Place::S3(s3.clone()), shape, None).unwrap().object;
+            let wanted = wanted(&object, Owner::Ours, &Place::S3(s3.clone()), shape, None, None).unwrap().object;
             assert_eq!(wanted.spec.s3.unwrap().bucket_lookup.is_empty(), !served);
             assert_eq!(wanted.spec.location, "s3://b/f/etcd-snapshot-cp1-1752319252");
             assert_eq!((wanted.spec.node_name.as_str(), wanted.status.unwrap().ready_to_use), ("cp2", Some(true)));

@@ -12,7 +12,8 @@ use super::api::{ETCDSnapshotFile, Error, S3, Spec, Status};
 use super::content::{annotation, label_key, token_hash_key};
 use super::name::{Parts, RecordName, node_label, record_name};
 use super::quantity::Quantity;
-use crate::snapshot::{Metadata, NodeName, Owner, Program, SnapshotFile, Verdict};
+use super::uploads;
+use crate::snapshot::{FailedSave, FileName, Metadata, NodeName, Owner, Program, SnapshotFile, Uploads, Verdict};
 
 /// More extra metadata than this stays in the sidecar: K3s's old controller copies all of it into one ConfigMap of 1 MiB.
 const MOST_METADATA: usize = 16 * 1024;
@@ -60,7 +61,15 @@ impl Wanted {
 
 /// The record for this file. `node_in_record` names an object's node while nothing is known of its new version; an object
 /// of which nothing is known and that has no record yet gets none, since its name depends on its metadata.
-pub fn wanted(file: &SnapshotFile, owner: Owner, place: &Place, shape: Shape, node_in_record: Option<&str>) -> Option<Wanted> {
+/// `uploads` is what became of a local file's.
+pub fn wanted(
+    file: &SnapshotFile,
+    owner: Owner,
+    place: &Place,
+    shape: Shape,
+    node_in_record: Option<&str>,
+    uploads: Option<&Uploads>,
+) -> Option<Wanted> {
     let (node, label, location, s3) = match place {
         Place::Local { dir, node, .. } => (node.to_string(), node_label(node.as_str()), format!("file://{dir}/{}", file.name), None),
         Place::S3(s3) => {
@@ -68,12 +77,7 @@ pub fn wanted(file: &SnapshotFile, owner: Owner, place: &Place, shape: Shape, no
                 Some(known) => known.node.as_ref().map_or("s3", NodeName::as_str),
                 None => node_in_record?,
             };
-            let key = [&s3.prefix, file.name.as_str()].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join("/");
-            let mut s3 = s3.clone();
-            if !shape.bucket_lookup {
-                s3.bucket_lookup = String::new();
-            }
-            (node.to_string(), "s3".into(), format!("s3://{}/{key}", s3.bucket), Some(s3))
+            (node.to_string(), "s3".into(), location(s3, &file.name), Some(served(s3, shape)))
         }
     };
     let created_at = whole_seconds(file.name.created_at(file.modified));
@@ -101,8 +105,11 @@ pub fn wanted(file: &SnapshotFile, owner: Owner, place: &Place, shape: Shape, no
     if let Some(bytes) = omitted {
         annotations.insert(annotation::METADATA_OMITTED.into(), bytes.to_string());
     }
-    if let Place::Local { has_node_object: false, .. } = place {
-        annotations.insert(annotation::NODE.into(), "none".into());
+    if let Place::Local { has_node_object, .. } = place {
+        if !has_node_object {
+            annotations.insert(annotation::NODE.into(), "none".into());
+        }
+        annotations.extend(uploads.and_then(uploads::shown).map(|shown| (annotation::UPLOAD.to_string(), shown)));
     }
     let error = match file.known.as_ref().map(|known| &known.verdict) {
         Some(Verdict::Damaged(why)) => Some(Error { time: Some(whole_seconds(file.modified)), message: Some(why.clone()) }),
@@ -125,6 +132,57 @@ pub fn wanted(file: &SnapshotFile, owner: Owner, place: &Place, shape: Shape, no
         status: Some(status),
     };
     Some(Wanted { object, metadata_in_record })
+}
+
+/// The record of an upload that failed: no object is there.
+pub fn failed_upload(file: &FileName, node: &NodeName, since: Timestamp, why: &str, place: &S3, shape: Shape) -> Wanted {
+    failed(file, node, (since, why), (location(place, file), Some(served(place, shape))), ("s3".into(), shape))
+}
+
+/// The record of a save that failed: no file is there, and so it has no location.
+pub fn failed_save(save: &FailedSave, node: &NodeName, shape: Shape) -> Wanted {
+    failed(&save.file, node, (save.at, &save.why), (String::new(), None), (node_label(node.as_str()), shape))
+}
+
+/// A failure as K3s writes it (docs/k3s.md 5.2), but with the time of the failure.
+fn failed(
+    file: &FileName,
+    node: &NodeName,
+    (at, why): (Timestamp, &str),
+    (location, s3): (String, Option<S3>),
+    (label, shape): (String, Shape),
+) -> Wanted {
+    let at = whole_seconds(at);
+    let created_at = file.time().unwrap_or(at);
+    let name = record_name(Parts { file: file.as_str(), node: node.as_str(), in_bucket: s3.is_some(), location: &location, created_at });
+    let error = Error { time: Some(at), message: Some(why.into()) };
+    let status =
+        Status { size: Some(Quantity::of_bytes(0)), creation_time: Some(created_at), ready_to_use: Some(false), error: Some(error) };
+    let object = ETCDSnapshotFile {
+        metadata: ObjectMeta {
+            name: Some(name.as_str().into()),
+            labels: Some(BTreeMap::from([(label_key(shape.program), label)])),
+            annotations: Some(BTreeMap::new()),
+            ..ObjectMeta::default()
+        },
+        spec: Spec { snapshot_name: file.to_string(), node_name: node.to_string(), location, metadata: None, s3 },
+        status: Some(status),
+    };
+    Wanted { object, metadata_in_record: false }
+}
+
+fn location(s3: &S3, file: &FileName) -> String {
+    let key = [&s3.prefix, file.as_str()].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join("/");
+    format!("s3://{}/{key}", s3.bucket)
+}
+
+/// Without the field that the served CRD may not have.
+fn served(s3: &S3, shape: Shape) -> S3 {
+    let mut s3 = s3.clone();
+    if !shape.bucket_lookup {
+        s3.bucket_lookup = String::new();
+    }
+    s3
 }
 
 fn is_ready(file: &SnapshotFile, place: &Place) -> bool {

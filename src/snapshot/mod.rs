@@ -13,4 +13,4 @@ pub use file::{Complete, Failure, Inventory, Known, Listing, Metadata, SnapshotF
 pub use manifest::{Digest, History, Manifest};
 pub use name::{BaseName, ClusterId, FileName, NameError, NodeName, Program};
 pub use owner::{Identity, Member, Owner};
-pub use upload::{Upload, UploadId, Uploads};
+pub use upload::{FailedSave, Upload, UploadId, Uploads};

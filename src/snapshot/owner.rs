@@ -64,7 +64,7 @@ const SURELY_NEWER: SignedDuration = SignedDuration::from_mins(5);
 pub fn owners(storage: &Storage, us: &Identity, listing: &Listing) -> BTreeMap<FileName, Owner> {
     let newer = told_by_newer(storage, us, listing);
     let of_another_history = |file: &SnapshotFile, history: &History| {
-        matches!(&us.member, Member::At(member) if breaks(history, member))
+        matches!(&us.member, Member::At(member) if history.is_broken_by(member))
             || newer.get(&file.name).is_some_and(|newer| newer.breaks(history))
     };
     let mut found: BTreeMap<FileName, Owner> = listing
@@ -108,7 +108,7 @@ pub fn tells_of_another_history(newer: &SnapshotFile, older: &SnapshotFile) -> b
     newer.is_good()
         && surely_newer(newer.name.created_at(newer.modified), older.name.created_at(older.modified))
         && surely_newer(newer.modified, older.modified)
-        && matches!((history(older), history(newer)), (Some(older), Some(newer)) if breaks(&older, &newer))
+        && matches!((history(older), history(newer)), (Some(older), Some(newer)) if older.is_broken_by(&newer))
 }
 
 #[derive(PartialEq)]
@@ -135,9 +135,11 @@ fn cluster(storage: &Storage, us: &Identity, file: &SnapshotFile) -> Cluster {
     }
 }
 
-/// Whether an older manifest cannot be of the history that a newer one tells.
-fn breaks(older: &History, newer: &History) -> bool {
-    older.etcd_cluster != newer.etcd_cluster || newer.raft_index < older.raft_index
+impl History {
+    /// Whether something newer tells of another history than this one: another etcd cluster, or a raft index that fell.
+    pub fn is_broken_by(&self, newer: &Self) -> bool {
+        self.etcd_cluster != newer.etcd_cluster || newer.raft_index < self.raft_index
+    }
 }
 
 /// What a set of good manifests says together about anything older than all of them.
@@ -361,7 +363,7 @@ mod tests {
                 let Some(mine) = history(file) else { continue };
                 let plain = all.values().any(|other| {
                     surely_newer(time(other), time(file)) && surely_newer(other.modified, file.modified)
-                        && history(other).is_some_and(|newer| breaks(&mine, &newer))
+                        && history(other).is_some_and(|newer| mine.is_broken_by(&newer))
                 });
                 prop_assert_eq!(plain, all.values().any(|other| tells_of_another_history(other, file)));
                 prop_assert_eq!(fast[&file.name] == Owner::AnotherHistory, plain);

@@ -1,4 +1,4 @@
-//! What became of one file's upload to one bucket, as the state of its node remembers it.
+//! What became of one file's upload to one bucket, and of a save that brought no file, as the state of their node remembers it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,6 +6,7 @@ use std::fmt;
 use jiff::Timestamp;
 
 use super::file::StorageId;
+use super::name::FileName;
 
 /// The id that the S3 server gave a multipart upload.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +37,17 @@ pub enum Upload {
         /// Why, in one sentence.
         why: String,
     },
+}
+
+/// A save that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedSave {
+    /// The file that it would have made.
+    pub file: FileName,
+    /// When it failed.
+    pub at: Timestamp,
+    /// Why, in one sentence.
+    pub why: String,
 }
 
 /// Uploads of one version of a file, by the bucket's storage id: a new bucket starts anew.

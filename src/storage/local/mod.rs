@@ -10,11 +10,13 @@
 //! * `verify` reading a file to its end
 //! * `remove` a file and what stands beside it
 //! * `state` verdicts, uploads, and who is at work here, across restarts
+//! * `failures` saves that failed
 //! * `watch` wakes
 //! * `atomic` writes that a kill cannot halve
 
 pub mod atomic;
 mod error;
+mod failures;
 mod list;
 mod open;
 mod place;

@@ -5,7 +5,7 @@
 //! written is kept in memory and written at the next listing.
 //!
 //! `.metadata/.state/<hex10 of the directory's path>/`: `lock`, held while a process of ours lives;
-//! `<node>/self.json`; `<node>/files/<32 hex of SHA-256(name)>.json`.
+//! `<node>/self.json`; `<node>/failures.json`; `<node>/files/<32 hex of SHA-256(name)>.json`.
 
 mod files;
 mod note;
@@ -31,7 +31,7 @@ use crate::snapshot::file::hex10;
 use crate::snapshot::{ClusterId, FileName, NodeName};
 
 /// The form of the state's files that this version writes, and the only one that it reads.
-const FORM: u32 = 1;
+pub(super) const FORM: u32 = 1;
 /// More than any file of the state can have, so that no other file is read for one.
 const LARGEST: u64 = 1 << 20;
 /// A temporary as old as this is in nobody's use.
@@ -62,7 +62,7 @@ struct SelfNote {
 #[derive(Debug)]
 pub struct State {
     root: PathBuf,
-    own: PathBuf,
+    pub(super) own: PathBuf,
     node: NodeName,
     memory: Mutex<Memory>,
 }
@@ -186,7 +186,7 @@ impl State {
         memory.others.clone()
     }
 
-    fn write(&self, path: &Path, note: &impl Serialize) -> Result<(), LocalError> {
+    pub(super) fn write(&self, path: &Path, note: &impl Serialize) -> Result<(), LocalError> {
         let failed = |source| LocalError::State { verb: "write", path: path.into(), source };
         let bytes = serde_json::to_vec(note).map_err(|error| failed(error.into()))?;
         let written = match atomic::write(path, &bytes, &self.node) {
@@ -229,7 +229,7 @@ fn folder(node: &NodeName) -> String {
 }
 
 /// Reads a file of the state. One that is not understood is set aside, and then it is as if there were none.
-fn read<T: DeserializeOwned>(path: &Path, is_ours: impl Fn(&T) -> bool) -> Result<Option<T>, LocalError> {
+pub(super) fn read<T: DeserializeOwned>(path: &Path, is_ours: impl Fn(&T) -> bool) -> Result<Option<T>, LocalError> {
     let why = match bounded(path, LARGEST) {
         Ok(bytes) => match understood(&bytes) {
             Ok(note) if is_ours(&note) => return Ok(Some(note)),

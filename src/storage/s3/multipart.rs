@@ -52,11 +52,10 @@ struct Done {
 
 impl Bucket {
     /// Goes on with the upload that an earlier try has begun, or begins one.
-    pub(super) async fn send_in_parts(
-        &self,
-        going: &Outgoing,
-        note: impl AsyncFn(&UploadId) -> Result<(), Failure>,
-    ) -> Result<Uploaded, S3Error> {
+    pub(super) async fn send_in_parts<F>(&self, going: &Outgoing, note: impl Fn(UploadId) -> F) -> Result<Uploaded, S3Error>
+    where
+        F: Future<Output = Result<(), Failure>>,
+    {
         if let Some(id) = &going.begun
             && let Some(arrived) = self.arrived(going, id).await?
         {
@@ -66,7 +65,7 @@ impl Bucket {
             }
         }
         let id = self.begin(going).await?;
-        if let Err(failure) = note(&id).await {
+        if let Err(failure) = note(id.clone()).await {
             self.give_up(going, Some(&id)).await;
             let key = self.key(&going.name);
             let rest = format!("was not begun: its id could not be written down: {failure}");

@@ -124,7 +124,10 @@ struct Whole<'a> {
 impl Bucket {
     /// Uploads a file and its sidecar. `note` is told of an upload in parts before the first part is sent, so that whoever comes later
     /// can go on with it; when it fails, the upload is aborted and fails.
-    pub async fn upload(&self, going: &Outgoing, note: impl AsyncFn(&UploadId) -> Result<(), Failure>) -> Result<Uploaded, S3Error> {
+    pub async fn upload<F>(&self, going: &Outgoing, note: impl Fn(UploadId) -> F) -> Result<Uploaded, S3Error>
+    where
+        F: Future<Output = Result<(), Failure>>,
+    {
         let found = match self.found(going).await {
             Ok(found) => found,
             Err(error) => {

@@ -35,7 +35,14 @@ impl Bench {
         let node = NodeName::new(&format!("node-{}", unique()))?;
         let woken = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&woken);
-        let cache = Cache::new(operators(kubeconfig).await?, Program::K3s, move |storage| seen.lock().unwrap().push(storage.cloned()));
+        let cache = Cache::new(operators(kubeconfig).await?, Program::K3s, move |look| {
+            let storage = match look {
+                LookAgain::At(storage) => Some(storage.clone()),
+                LookAgain::Everywhere => None,
+                LookAgain::AtUploads => return,
+            };
+            seen.lock().unwrap().push(storage);
+        });
         let stop = CancellationToken::new();
         let (running, stopped) = (cache.clone(), stop.clone());
         tokio::spawn(async move { running.run(&stopped).await });
@@ -105,7 +112,7 @@ impl Bench {
             known: Some(known),
         };
         let place = Place::Local { dir: "/snapshots".into(), node: self.node.clone(), has_node_object: true };
-        wanted(&file, Owner::Ours, &place, Shape { program: Program::K3s, bucket_lookup: true }, None).unwrap()
+        wanted(&file, Owner::Ours, &place, Shape { program: Program::K3s, bucket_lookup: true }, None, None).unwrap()
     }
 }
 

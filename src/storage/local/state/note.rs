@@ -67,6 +67,10 @@ impl Note {
         {
             self.abandoned.entry(to.clone()).or_default().insert(id);
         }
+        // What is gone on with is not abandoned any more.
+        if let Upload::Begun { id } = &upload {
+            self.forget_begun(to, Some(id));
+        }
         self.uploads.insert(to.clone(), upload);
     }
 

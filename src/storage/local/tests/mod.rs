@@ -781,6 +781,7 @@ async fn the_watch_follows_a_directory_that_goes_and_comes_back() {
     watch.end().await;
 }
 
+mod failures;
 mod open;
 mod remove;
 mod uploads;

@@ -1,0 +1,95 @@
+//! What a person asks for by hand: the agent's own passes, once, without its loops and beside whatever agents run.
+//!
+//! In: the settings, and what is asked. Out: what each pass decided on and what became of it. It takes no part in elections
+//! and keeps no records: those that retention removes the files of go with them, all others are the agents' to write.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::agent::{Built, StartError, build, open};
+use super::bucket::BucketLoop;
+use super::directory::DirectoryLoop;
+use super::parts::Hands;
+use super::pass::Passed;
+use super::shared::Shared;
+use super::surroundings;
+use crate::config::RunSettings;
+use crate::decide::Asked;
+use crate::kubernetes::client::{ClientError, Source, client, nowhere};
+use crate::snapshot::Failure;
+
+/// How long Events and the cache have to end.
+const LAST_THINGS: Duration = Duration::from_secs(5);
+
+/// One run by hand.
+pub struct ByHand {
+    shared: Arc<Shared>,
+    hands: Hands,
+    bucket: BucketLoop,
+    tasks: TaskTracker,
+    last: CancellationToken,
+}
+
+impl ByHand {
+    /// Looks around once. None when told to stop before.
+    pub async fn new(settings: RunSettings, asked: Asked, stop: &CancellationToken) -> Result<Option<Self>, StartError> {
+        let client = match Source::infer(|name| std::env::var_os(name)) {
+            Ok(source) => client(&source, settings.namespace.as_deref()).await?,
+            // The day when there is no Kubernetes is one on which people work by hand.
+            Err(ClientError::Nothing) => nowhere(),
+            Err(error) => return Err(error.into()),
+        };
+        let Some(directory) = open(&settings, stop).await? else { return Ok(None) };
+        let Built { shared, hands, publisher } = build(settings, asked, client, directory, stop);
+        let (tasks, last) = (TaskTracker::new(), CancellationToken::new());
+        let stopped = last.clone();
+        tasks.spawn(async move { publisher.run(&stopped).await });
+        let (cache, stopped) = (shared.cache.clone(), last.clone());
+        tasks.spawn(async move { cache.run(&stopped).await });
+        shared.around().beat = shared.now();
+        surroundings::look(&shared).await;
+        let bucket = BucketLoop::new(shared.clone(), String::new(), String::new());
+        Ok(Some(Self { shared, hands, bucket, tasks, last }))
+    }
+
+    /// What the passes share.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Finds the bucket of the settings in force, to which files go up and from which objects go. False when there is none.
+    pub async fn find_bucket(&mut self) -> Result<bool, Failure> {
+        if !self.shared.settings.s3.is_on() {
+            return Ok(false);
+        }
+        self.bucket.connected().await.map(|connected| connected.is_some())
+    }
+
+    /// One pass over the directory.
+    pub async fn directory(&mut self) -> Passed {
+        DirectoryLoop::new(self.shared.clone(), self.hands.clone()).passed().await
+    }
+
+    /// Waits until an upload has ended. False when none runs.
+    pub async fn next_upload(&self) -> bool {
+        let runs = !self.hands.uploader.running().is_empty();
+        self.hands.uploader.next().await;
+        runs
+    }
+
+    /// One pass over the bucket, if there is one.
+    pub async fn bucket(&mut self) -> Result<Option<Passed>, Failure> {
+        self.bucket.by_hand().await
+    }
+
+    /// Ends what runs beside: Events are told, the state is written.
+    pub async fn end(self) {
+        self.last.cancel();
+        self.tasks.close();
+        let ended = async { tokio::join!(self.tasks.wait(), self.hands.uploader.stopped()) };
+        tokio::time::timeout(LAST_THINGS, ended).await.ok();
+    }
+}
