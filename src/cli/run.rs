@@ -84,7 +84,7 @@ async fn until_signalled(settings: RunSettings) -> u8 {
         let number = next().await;
         process::exit(128 + number);
     });
-    match agent(settings, stop).await {
+    match Box::pin(agent(settings, stop)).await {
         Ok(()) => DONE,
         Err(error) => {
             tracing::error!("{}", sentence(&error));

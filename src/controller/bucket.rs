@@ -40,8 +40,8 @@ pub struct BucketLoop {
     layer: Option<S3Layer>,
     bundles: Option<CaBundles>,
     running: Option<Candidacy>,
-    /// When we last began to lead, or last looked for multipart uploads that nobody goes on with.
-    swept: Option<Instant>,
+    /// When to look next for multipart uploads that nobody goes on with.
+    sweep: Option<Instant>,
     tasks: TaskTracker,
 }
 
@@ -55,7 +55,7 @@ struct Candidacy {
 impl BucketLoop {
     /// Nothing is asked yet. The Leases are in `namespace`, held as `holder`.
     pub fn new(shared: Arc<Shared>, namespace: String, holder: String) -> Self {
-        Self { shared, namespace, holder, layer: None, bundles: None, running: None, swept: None, tasks: TaskTracker::new() }
+        Self { shared, namespace, holder, layer: None, bundles: None, running: None, sweep: None, tasks: TaskTracker::new() }
     }
 
     /// One pass. None when this agent does not lead.
@@ -82,7 +82,7 @@ impl BucketLoop {
         super::surroundings::looked(&self.shared).await;
         let connected = self.connect(access).await;
         if leadership.until().is_none() {
-            self.swept = None;
+            self.sweep = None;
             self.shared.metrics.leads(metrics::Leadership::Follower);
             self.shared.health.stands_down(Loop::Bucket);
             self.hear(Part::Bucket, connected.err().as_ref());
@@ -133,14 +133,13 @@ impl BucketLoop {
     /// neither a beat nor a restart costs a request for them.
     async fn abandoned(&mut self, connected: &Connected) -> Vec<(FileName, UploadId)> {
         let now = Instant::now();
-        let Some(last) = self.swept else {
-            self.swept = Some(now.checked_sub(SWEEP - FIRST_SWEEP).unwrap_or(now));
-            return Vec::new();
-        };
-        if now.duration_since(last) < SWEEP {
+        let due = self.sweep.is_some_and(|at| at <= now);
+        if self.sweep.is_none() || due {
+            self.sweep = now.checked_add(if due { SWEEP } else { FIRST_SWEEP });
+        }
+        if !due {
             return Vec::new();
         }
-        self.swept = Some(now);
         let records = self.shared.cache.records().unwrap_or_default();
         let of_bucket = records.iter().filter(|record| record.storage.as_ref() == Some(connected.bucket.storage()));
         let names = of_bucket.filter_map(|record| record.file.clone()).collect();

@@ -30,8 +30,8 @@ pub fn of_step(step: &Step, seen: &Observed, shared: &Shared) {
             let spec = &wanted.object.spec;
             let (name, node) = (&spec.snapshot_name, &spec.node_name);
             if let (Reason::Failed, Some(why)) = (step.reason, failure_of(&wanted.object)) {
-                let note = format!("Failed to save snapshot {name} on {node}: {why}");
-                return shared.tell(shared.regarding(&wanted.name()), Kind::Warning, reason::FAILED, note);
+                let said = format!("Failed to save snapshot {name} on {node}: {why}");
+                return shared.tell(shared.regarding(&wanted.name()), Kind::Warning, reason::FAILED, said);
             }
             if matches!(seen.storage, Storage::Local { .. }) && tells_of_uploads(wanted, seen) {
                 // Whoever leads the bucket has something to write; other leaders hear it from the API server.

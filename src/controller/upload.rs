@@ -74,12 +74,12 @@ impl Uploader {
         }
         let file = file.clone();
         self.0.tasks.spawn(async move {
-            let began = Instant::now();
+            let start = Instant::now();
             let ended = tokio::select! {
                 ended = inner.upload(&connected, &file, begun) => ended,
                 () = inner.shared.stop.cancelled() => Ok(Ended::Stopped),
             };
-            inner.end(&connected, &file, ended, began).await;
+            inner.end(&connected, &file, ended, start).await;
         });
         Outcome::Started
     }
@@ -143,7 +143,7 @@ impl Inner {
         })
     }
 
-    async fn end(&self, connected: &Connected, file: &SnapshotFile, ended: Result<Ended, Failure>, began: Instant) {
+    async fn end(&self, connected: &Connected, file: &SnapshotFile, ended: Result<Ended, Failure>, start: Instant) {
         let (shared, storage) = (&self.shared, connected.bucket.storage().id());
         let about = format!("{ABOUT}{}", file.name);
         let (outcome, failed) = match &ended {
@@ -162,7 +162,7 @@ impl Inner {
             }
         };
         if let metrics::Outcome::Done | metrics::Outcome::Failed = outcome {
-            shared.metrics.ended(Operation::SaveS3, Status::of(!failed), began.elapsed(), shared.now());
+            shared.metrics.ended(Operation::SaveS3, Status::of(!failed), start.elapsed(), shared.now());
         }
         shared.metrics.stepped(metrics::Action::Upload, outcome);
         let refused = self.slots().give_back(&file.name, failed.then(|| file.version.clone()));

@@ -91,7 +91,7 @@ impl View<'_> {
                 let local = matches!(self.seen.storage, Storage::Local { .. });
                 let is_ours = || local || self.seen.owners.get(name) == Some(&Owner::Ours);
                 let stands_still = || around.abandoned.iter().any(|(of, that)| of == name && that == id);
-                (!begun_here && !(stands_still() && is_ours())).then_some(Veto::NotOurs)
+                (!(begun_here || stands_still() && is_ours())).then_some(Veto::NotOurs)
             }
         }
     }
