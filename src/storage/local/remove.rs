@@ -137,7 +137,7 @@ fn unlink(folder: impl AsFd, path: &Path, name: &FileName) -> Result<bool, Local
     match unlinkat(&folder, name.as_str(), AtFlags::empty()) {
         Err(Errno::NOENT) => return Ok(false),
         Err(error) => {
-            let hint = hint(error, &folder, path, name);
+            let hint = hint(error, &folder, name);
             return Err(LocalError::Remove { path: full, hint, source: error.into() });
         }
         Ok(()) => {}
@@ -146,20 +146,16 @@ fn unlink(folder: impl AsFd, path: &Path, name: &FileName) -> Result<bool, Local
     Ok(true)
 }
 
-/// What would let the file go.
-fn hint(error: Errno, folder: impl AsFd, path: &Path, name: &FileName) -> String {
+/// What would let the file go; nothing where that cannot be told.
+fn hint(error: Errno, folder: impl AsFd, name: &FileName) -> &'static str {
     let held = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
     let is_held =
         |name: &str, flags| statx(&folder, name, flags, StatxFlags::empty()).is_ok_and(|stat| stat.stx_attributes.intersects(held));
     match error {
-        Errno::PERM if is_held(name.as_str(), AtFlags::SYMLINK_NOFOLLOW) => {
-            ": it is immutable or append-only, which `chattr -i -a` ends".into()
-        }
-        Errno::PERM if is_held("", AtFlags::EMPTY_PATH) => {
-            format!(": its folder {path:?} is immutable or append-only, which `chattr -i -a` ends")
-        }
-        Errno::PERM | Errno::ACCESS => format!(": this process must be allowed to write in {path:?}"),
-        Errno::ROFS => format!(": {path:?} is on a file system that is mounted read-only"),
-        _ => String::new(),
+        Errno::PERM if is_held(name.as_str(), AtFlags::SYMLINK_NOFOLLOW) => ": it is immutable or append-only, which `chattr -i -a` ends",
+        Errno::PERM if is_held("", AtFlags::EMPTY_PATH) => ": its folder is immutable or append-only, which `chattr -i -a` ends",
+        Errno::PERM | Errno::ACCESS => ": this process must be allowed to write in its folder",
+        Errno::ROFS => ": its file system is mounted read-only",
+        _ => "",
     }
 }
