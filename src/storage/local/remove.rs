@@ -31,11 +31,12 @@ impl Inner {
         let removed = match self.stands(&entered, &file.name)? {
             Stands::File(version) if version == file.version => {
                 self.intend(file)?;
-                match self.remove_file(&entered, file) {
-                    Ok(Removed::Stale) => self.take_back(file, Ok(Removed::Stale)),
-                    Err(error @ LocalError::Remove { .. }) => self.take_back(file, Err(error)),
-                    removed => removed,
-                }?
+                let removed = self.remove_file(&entered, file);
+                if matches!(removed, Ok(Removed::Stale) | Err(LocalError::Remove { .. })) {
+                    // It still stands there. Where this cannot be written the next listing does it.
+                    let _ = self.state.take_back(&file.name);
+                }
+                removed?
             }
             Stands::Nothing => Removed::Absent,
             Stands::File(_) | Stands::Other | Stands::OfAnotherNode => Removed::Stale,
@@ -54,12 +55,6 @@ impl Inner {
             Some(_) => self.state.intend(&file.name, &file.version),
             None => Ok(()),
         }
-    }
-
-    fn take_back<T>(&self, file: &SnapshotFile, outcome: T) -> T {
-        // Where that fails the next listing does it.
-        let _ = self.state.take_back(&file.name);
-        outcome
     }
 
     /// Asks once more, since noting the intent took its time, and removes the file or link itself.

@@ -276,8 +276,8 @@ async fn what_is_immutable_stays_and_says_what_lets_it_go() {
     let failure = remove(&directory, &file).await.unwrap_err();
     assert!(failure.message.contains("a-1\": its folder is immutable"), "{failure}");
     drop(held);
-    assert_eq!(super::file(&directory, "a-1"), file);
     assert_eq!(directory.0.state.intended(), [], "what did not go is not being removed");
+    assert_eq!(super::file(&directory, "a-1"), file);
 
     // Where only the sidecar is held, it is said until it has gone.
     let held = Held::new(place.sidecar("a-1")).unwrap();
