@@ -53,7 +53,7 @@ pub enum LocalError {
         /// What should go.
         path: PathBuf,
         /// What would let it go, where that can be told.
-        hint: String,
+        hint: &'static str,
         /// Why not.
         source: io::Error,
     },

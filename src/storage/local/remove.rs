@@ -31,11 +31,12 @@ impl Inner {
         let removed = match self.stands(&entered, &file.name)? {
             Stands::File(version) if version == file.version => {
                 self.intend(file)?;
-                match self.remove_file(&entered, file) {
-                    Ok(Removed::Stale) => self.take_back(file, Ok(Removed::Stale)),
-                    Err(error @ LocalError::Remove { .. }) => self.take_back(file, Err(error)),
-                    removed => removed,
-                }?
+                let removed = self.remove_file(&entered, file);
+                if matches!(removed, Ok(Removed::Stale) | Err(LocalError::Remove { .. })) {
+                    // It still stands there. Where this cannot be written the next listing does it.
+                    let _ = self.state.take_back(&file.name);
+                }
+                removed?
             }
             Stands::Nothing => Removed::Absent,
             Stands::File(_) | Stands::Other | Stands::OfAnotherNode => Removed::Stale,
@@ -54,12 +55,6 @@ impl Inner {
             Some(_) => self.state.intend(&file.name, &file.version),
             None => Ok(()),
         }
-    }
-
-    fn take_back<T>(&self, file: &SnapshotFile, outcome: T) -> T {
-        // Where that fails the next listing does it.
-        let _ = self.state.take_back(&file.name);
-        outcome
     }
 
     /// Asks once more, since noting the intent took its time, and removes the file or link itself.
@@ -137,7 +132,7 @@ fn unlink(folder: impl AsFd, path: &Path, name: &FileName) -> Result<bool, Local
     match unlinkat(&folder, name.as_str(), AtFlags::empty()) {
         Err(Errno::NOENT) => return Ok(false),
         Err(error) => {
-            let hint = hint(error, &folder, path, name);
+            let hint = hint(error, &folder, name);
             return Err(LocalError::Remove { path: full, hint, source: error.into() });
         }
         Ok(()) => {}
@@ -146,20 +141,16 @@ fn unlink(folder: impl AsFd, path: &Path, name: &FileName) -> Result<bool, Local
     Ok(true)
 }
 
-/// What would let the file go.
-fn hint(error: Errno, folder: impl AsFd, path: &Path, name: &FileName) -> String {
+/// What would let the file go; nothing where that cannot be told.
+fn hint(error: Errno, folder: impl AsFd, name: &FileName) -> &'static str {
     let held = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
     let is_held =
         |name: &str, flags| statx(&folder, name, flags, StatxFlags::empty()).is_ok_and(|stat| stat.stx_attributes.intersects(held));
     match error {
-        Errno::PERM if is_held(name.as_str(), AtFlags::SYMLINK_NOFOLLOW) => {
-            ": it is immutable or append-only, which `chattr -i -a` ends".into()
-        }
-        Errno::PERM if is_held("", AtFlags::EMPTY_PATH) => {
-            format!(": its folder {path:?} is immutable or append-only, which `chattr -i -a` ends")
-        }
-        Errno::PERM | Errno::ACCESS => format!(": this process must be allowed to write in {path:?}"),
-        Errno::ROFS => format!(": {path:?} is on a file system that is mounted read-only"),
-        _ => String::new(),
+        Errno::PERM if is_held(name.as_str(), AtFlags::SYMLINK_NOFOLLOW) => ": it is immutable or append-only, which `chattr -i -a` ends",
+        Errno::PERM if is_held("", AtFlags::EMPTY_PATH) => ": its folder is immutable or append-only, which `chattr -i -a` ends",
+        Errno::PERM | Errno::ACCESS => ": this process must be allowed to write in its folder",
+        Errno::ROFS => ": its file system is mounted read-only",
+        _ => "",
     }
 }

@@ -69,6 +69,18 @@ async fn what_is_not_the_version_that_was_judged_stays() {
     assert!(!fs::read_to_string(place.state("cp1").join("files").join(&place.state_files()[0])).unwrap().contains("removing"));
 }
 
+#[test]
+fn what_changes_while_its_removal_is_noted_stays() {
+    let place = Place::new();
+    let (directory, file) = place.with_sidecar("a-1");
+    let entered = directory.0.enter_accepted().unwrap();
+    directory.0.intend(&file).unwrap();
+    place.put("a-1", &snapshot(2));
+    assert_eq!(directory.0.remove_file(&entered, &file).unwrap(), Removed::Stale);
+    fs::remove_file(place.path().join("a-1")).unwrap();
+    assert_eq!(directory.0.remove_file(&entered, &file).unwrap(), Removed::Absent);
+}
+
 #[tokio::test]
 async fn what_is_gone_already_takes_its_own_sidecar_with_it_and_no_other() {
     let place = Place::new();
@@ -262,10 +274,10 @@ async fn what_is_immutable_stays_and_says_what_lets_it_go() {
     drop(held);
     let held = Held::new(path.clone()).unwrap();
     let failure = remove(&directory, &file).await.unwrap_err();
-    assert!(failure.message.contains(&format!("its folder {path:?} is immutable")), "{failure}");
+    assert!(failure.message.contains("a-1\": its folder is immutable"), "{failure}");
     drop(held);
-    assert_eq!(super::file(&directory, "a-1"), file);
     assert_eq!(directory.0.state.intended(), [], "what did not go is not being removed");
+    assert_eq!(super::file(&directory, "a-1"), file);
 
     // Where only the sidecar is held, it is said until it has gone.
     let held = Held::new(place.sidecar("a-1")).unwrap();
@@ -315,7 +327,7 @@ async fn a_directory_that_is_mounted_read_only_says_so() {
     };
     let failure = remove(&directory, &file).await.unwrap_err();
     assert_eq!(failure.category, "permission");
-    assert!(failure.message.contains("is on a file system that is mounted read-only: "), "{failure}");
+    assert!(failure.message.contains(": its file system is mounted read-only: "), "{failure}");
     assert_eq!(super::file(&directory, "a-1"), file);
 }
 
@@ -331,7 +343,7 @@ async fn a_directory_that_may_not_be_written_says_so() {
     };
     let failure = remove(&directory, &file).await.unwrap_err();
     assert_eq!(failure.category, "permission");
-    assert!(failure.message.contains(": this process must be allowed to write in "), "{failure}");
+    assert!(failure.message.contains(": this process must be allowed to write in its folder: "), "{failure}");
     assert_eq!(super::file(&directory, "a-1"), file);
 }
 
