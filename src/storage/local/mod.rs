@@ -8,6 +8,7 @@
 //! * `rest` whether somebody may still be writing a file
 //! * `verify` reading a file to its end
 //! * `state` verdicts, and who is at work here, across restarts
+//! * `schedule` the last attempt of the schedule, across restarts
 //! * `watch` wakes
 //! * `atomic` writes that a kill cannot halve
 
@@ -16,6 +17,7 @@ mod error;
 mod list;
 mod place;
 mod rest;
+mod schedule;
 mod state;
 mod verify;
 mod watch;

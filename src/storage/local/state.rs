@@ -27,7 +27,7 @@ use crate::snapshot::file::{hex10, short_hex};
 use crate::snapshot::{ClusterId, FileName, Listing, Manifest, NodeName, Verdict};
 
 /// The form of the state's files that this version writes, and the only one that it reads.
-const FORM: u32 = 1;
+pub(super) const FORM: u32 = 1;
 /// More than any file of the state can have, so that no other file is read for one.
 const LARGEST: u64 = 1 << 20;
 /// How many files' state one listing forgets at most.
@@ -84,7 +84,7 @@ struct SelfNote {
 #[derive(Debug)]
 pub struct State {
     root: PathBuf,
-    own: PathBuf,
+    pub(super) own: PathBuf,
     node: NodeName,
     memory: Mutex<Memory>,
 }
@@ -277,7 +277,7 @@ impl State {
         self.own.join("files").join(format!("{}.json", short_hex(name.as_str(), 32)))
     }
 
-    fn write(&self, path: &Path, note: &impl Serialize) -> Result<(), LocalError> {
+    pub(super) fn write(&self, path: &Path, note: &impl Serialize) -> Result<(), LocalError> {
         let failed = |source| LocalError::State { verb: "write", path: path.into(), source };
         let bytes = serde_json::to_vec(note).map_err(|error| failed(error.into()))?;
         let written = match atomic::write(path, &bytes, &self.node) {
@@ -332,7 +332,7 @@ fn folder(node: &NodeName) -> String {
 }
 
 /// Reads a file of the state. One that is not understood is set aside, and then it is as if there were none.
-fn read<T: DeserializeOwned>(path: &Path, is_ours: impl Fn(&T) -> bool) -> Result<Option<T>, LocalError> {
+pub(super) fn read<T: DeserializeOwned>(path: &Path, is_ours: impl Fn(&T) -> bool) -> Result<Option<T>, LocalError> {
     let why = match bounded(path, LARGEST) {
         Ok(bytes) => match understood(&bytes) {
             Ok(note) if is_ours(&note) => return Ok(Some(note)),
