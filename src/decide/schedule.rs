@@ -93,11 +93,16 @@ pub fn due(known: &Known, now: Timestamp) -> Due {
     if let Some(noted) = set_back(known.schedule, &noted, now) {
         return Due::Note(noted);
     }
-    let passed = [Some(noted.since), noted.attempt.map(|attempt| attempt.at), newest_good].into_iter().flatten().max().unwrap_or(now);
+    let tried = noted.attempt.map_or(noted.since, |attempt| attempt.at.max(noted.since));
+    let passed = newest_good.unwrap_or(tried).max(tried);
     let slot = match (known.schedule.every(), noted.attempt) {
-        (Some(_), _) => known.schedule.next(passed),
+        // A good snapshot answers for a slot that it is newer than, and not for one to come.
+        (Some(_), _) => known.schedule.next(tried).and_then(|slot| if passed < slot { Some(slot) } else { known.schedule.next(passed) }),
         (None, Some(attempt)) if attempt.slot > now => None,
-        (None, attempt) => known.schedule.previous(now).filter(|slot| passed < *slot && attempt.is_none_or(|attempt| attempt.slot < *slot)),
+        (None, attempt) => {
+            let open = |slot: &Timestamp| passed < *slot && attempt.is_none_or(|attempt| attempt.slot < *slot);
+            known.schedule.previous(now).filter(open)
+        }
     };
     let Some(slot) = slot.filter(|slot| *slot <= now) else {
         return Due::Wait(if known.schedule.every().is_some() { slot } else { next });

@@ -23,8 +23,8 @@ fn every(text: &str) -> Schedule {
     Schedule::parse(&format!("@every {text}"), &TimeZone::UTC).unwrap()
 }
 
-fn attempt(slot: i64, at_: i64) -> Option<Attempt> {
-    Some(Attempt { slot: at(slot), at: at(at_), outcome: Outcome::Saved })
+fn attempt(slot: i64, at_: i64) -> Attempt {
+    Attempt { slot: at(slot), at: at(at_), outcome: Outcome::Saved }
 }
 
 fn known(schedule: &Schedule) -> Known<'_> {
@@ -40,8 +40,8 @@ fn known(schedule: &Schedule) -> Known<'_> {
     }
 }
 
-fn noted(since: i64, attempt: Option<Attempt>) -> Option<Noted> {
-    Some(Noted { since: at(since), attempt })
+fn noted(since: i64, attempt: impl Into<Option<Attempt>>) -> Noted {
+    Noted { since: at(since), attempt: attempt.into() }
 }
 
 fn start(slot: i64, made_up: bool, missed: u32) -> Due {
@@ -53,7 +53,7 @@ fn the_first_start_saves_at_the_next_slot_and_makes_up_none_that_passed_before_i
     let hourly = hourly();
     let first = Known { noted: None, ..known(&hourly) };
     assert_eq!(due(&first, at(10)), Due::Note(Noted { since: at(10), attempt: None }));
-    let noted = Known { noted: noted(10, None), ..first };
+    let noted = Known { noted: Some(noted(10, None)), ..first };
     assert_eq!(due(&noted, at(10)), Due::Wait(Some(at(HOUR))));
     assert_eq!(due(&noted, at(HOUR)), start(HOUR, false, 0));
 }
@@ -71,13 +71,13 @@ fn who_finds_good_snapshots_and_no_note_makes_up_what_they_lack() {
 #[test]
 fn a_slot_is_made_up_while_neither_an_attempt_nor_a_good_snapshot_is_newer() {
     let hourly = hourly();
-    let down = Known { noted: noted(-DAY, attempt(-3 * HOUR, -3 * HOUR + 2)), ..known(&hourly) };
+    let down = Known { noted: Some(noted(-DAY, attempt(-3 * HOUR, -3 * HOUR + 2))), ..known(&hourly) };
     assert_eq!(due(&down, at(600)), start(0, true, 2));
     for answered in [
         Known { newest_good: Some(at(0)), ..down },
         Known { newest_good: Some(at(600)), ..down },
-        Known { noted: noted(-DAY, attempt(0, 1)), ..down },
-        Known { noted: noted(-DAY, attempt(-HOUR, 5)), ..down },
+        Known { noted: Some(noted(-DAY, attempt(0, 1))), ..down },
+        Known { noted: Some(noted(-DAY, attempt(-HOUR, 5))), ..down },
     ] {
         assert_eq!(due(&answered, at(600)), Due::Wait(Some(at(HOUR))), "{answered:?}");
     }
@@ -90,7 +90,7 @@ fn an_attempt_that_failed_or_died_is_not_repeated() {
     let hourly = hourly();
     for outcome in Outcome::ALL {
         let attempt = Some(Attempt { slot: at(0), at: at(3), outcome });
-        let tried = Known { noted: noted(-DAY, attempt), ..known(&hourly) };
+        let tried = Known { noted: Some(noted(-DAY, attempt)), ..known(&hourly) };
         assert_eq!(due(&tried, at(4)), Due::Wait(Some(at(HOUR))), "{outcome:?}");
     }
 }
@@ -98,7 +98,7 @@ fn an_attempt_that_failed_or_died_is_not_repeated() {
 #[test]
 fn a_run_that_meets_a_running_one_is_skipped() {
     let hourly = hourly();
-    let busy = Known { saving: true, noted: noted(-DAY, attempt(-HOUR, -HOUR)), ..known(&hourly) };
+    let busy = Known { saving: true, noted: Some(noted(-DAY, attempt(-HOUR, -HOUR))), ..known(&hourly) };
     assert_eq!(due(&busy, at(1)), Due::Skip(at(0)));
     assert_eq!(due(&busy, at(-1)), Due::Wait(Some(at(0))));
 }
@@ -107,7 +107,7 @@ fn a_run_that_meets_a_running_one_is_skipped() {
 fn what_is_held_is_counted_once_and_made_up_when_the_hold_ends() {
     let hourly = hourly();
     for why in [Hold::Observing, Hold::K3sAtWork] {
-        let held = Known { hold: Some(why), noted: noted(-DAY, attempt(-2 * HOUR, -2 * HOUR)), ..known(&hourly) };
+        let held = Known { hold: Some(why), noted: Some(noted(-DAY, attempt(-2 * HOUR, -2 * HOUR))), ..known(&hourly) };
         assert_eq!(due(&held, at(1)), Due::Held { why, slot: Some(at(0)), until: Some(at(HOUR)) });
         let counted = Known { counted: Some(at(0)), ..held };
         assert_eq!(due(&counted, at(1)), Due::Held { why, slot: None, until: Some(at(HOUR)) });
@@ -133,13 +133,15 @@ fn jitter_and_rank_delay_a_run_by_half_of_the_time_to_the_next_at_most() {
 #[test]
 fn every_counts_from_the_last_attempt_and_from_a_good_snapshot_that_answers_for_it() {
     let every = every("90m");
-    let last = Known { noted: noted(-DAY, attempt(-7 * HOUR, -HOUR)), ..known(&every) };
+    let last = Known { noted: Some(noted(-DAY, attempt(-7 * HOUR, -HOUR))), ..known(&every) };
     assert_eq!(due(&last, at(0)), Due::Wait(Some(at(HOUR / 2))));
     assert_eq!(due(&last, at(HOUR / 2)), start(HOUR / 2, false, 0));
     assert_eq!(due(&last, at(5 * HOUR)), start(HOUR / 2, true, 3));
     let saved = Known { newest_good: Some(at(HOUR)), ..last };
     assert_eq!(due(&saved, at(HOUR)), Due::Wait(Some(at(HOUR * 5 / 2))));
-    let first = Known { noted: noted(0, None), ..last };
+    let by_hand = Known { newest_good: Some(at(60)), ..last };
+    assert_eq!(due(&by_hand, at(60)), Due::Wait(Some(at(HOUR / 2))), "what is older than the slot does not put it off");
+    let first = Known { noted: Some(noted(0, None)), ..last };
     assert_eq!(due(&first, at(60)), Due::Wait(Some(at(HOUR * 3 / 2))));
 }
 
@@ -147,13 +149,13 @@ fn every_counts_from_the_last_attempt_and_from_a_good_snapshot_that_answers_for_
 fn a_clock_that_was_set_back_repeats_no_slot_that_comes_next_and_forgets_later_ones() {
     let hourly = hourly();
     let back = |attempt_, now| {
-        let known = Known { noted: noted(-DAY, attempt_), ..known(&hourly) };
+        let known = Known { noted: Some(noted(-DAY, attempt_)), ..known(&hourly) };
         let Due::Note(note) = due(&known, at(now)) else { panic!("no note at {now}") };
         (note, Known { noted: Some(note), ..known })
     };
     // Two seconds back over the slot.
     let (note, after) = back(attempt(HOUR, HOUR + 1), HOUR - 1);
-    assert_eq!(note, Noted { since: at(HOUR - 1), attempt: Some(Attempt { at: at(HOUR - 1), ..attempt(HOUR, 0).unwrap() }) });
+    assert_eq!(note, Noted { since: at(HOUR - 1), attempt: Some(Attempt { at: at(HOUR - 1), ..attempt(HOUR, 0) }) });
     assert_eq!(due(&after, at(HOUR + 2)), Due::Wait(Some(at(2 * HOUR))));
     assert_eq!(due(&after, at(2 * HOUR)), start(2 * HOUR, false, 0));
     // Ten days back: none of that is known to have been.
@@ -162,10 +164,10 @@ fn a_clock_that_was_set_back_repeats_no_slot_that_comes_next_and_forgets_later_o
     assert_eq!(due(&after, at(60)), Due::Wait(Some(at(HOUR))));
     assert_eq!(due(&after, at(HOUR)), start(HOUR, false, 0));
     // The first start by a clock that ran ahead.
-    let ahead = Known { noted: noted(DAY, None), ..known(&hourly) };
+    let ahead = Known { noted: Some(noted(DAY, None)), ..known(&hourly) };
     assert_eq!(due(&ahead, at(60)), Due::Note(Noted { since: at(60), attempt: None }));
     // A snapshot from the future answers for nothing.
-    let ahead = Known { newest_good: Some(at(DAY)), noted: noted(-DAY, attempt(-HOUR, -HOUR)), ..known(&hourly) };
+    let ahead = Known { newest_good: Some(at(DAY)), noted: Some(noted(-DAY, attempt(-HOUR, -HOUR))), ..known(&hourly) };
     assert_eq!(due(&ahead, at(0)), start(0, false, 0));
 }
 
