@@ -95,14 +95,12 @@ pub fn due(known: &Known, now: Timestamp) -> Due {
     }
     let tried = noted.attempt.map_or(noted.since, |attempt| attempt.at.max(noted.since));
     let passed = newest_good.unwrap_or(tried).max(tried);
-    let slot = match (known.schedule.every(), noted.attempt) {
+    let slot = if known.schedule.every().is_some() {
         // A good snapshot answers for a slot that it is newer than, and not for one to come.
-        (Some(_), _) => known.schedule.next(tried).and_then(|slot| if passed < slot { Some(slot) } else { known.schedule.next(passed) }),
-        (None, Some(attempt)) if attempt.slot > now => None,
-        (None, attempt) => {
-            let open = |slot: &Timestamp| passed < *slot && attempt.is_none_or(|attempt| attempt.slot < *slot);
-            known.schedule.previous(now).filter(open)
-        }
+        known.schedule.next(tried).and_then(|slot| if passed < slot { Some(slot) } else { known.schedule.next(passed) })
+    } else {
+        let open = |slot: &Timestamp| passed < *slot && noted.attempt.is_none_or(|attempt| attempt.slot < *slot);
+        known.schedule.previous(now).filter(open)
     };
     let Some(slot) = slot.filter(|slot| *slot <= now) else {
         return Due::Wait(if known.schedule.every().is_some() { slot } else { next });

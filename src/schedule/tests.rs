@@ -169,6 +169,9 @@ fn the_interval_is_the_longest_time_without_a_run() {
         assert!((hours(text, "UTC") - utc).abs() < 1e-9, "{text}: {}", hours(text, "UTC"));
         assert!((hours(text, "Europe/Berlin") - berlin).abs() < 1e-9, "{text} in Berlin: {}", hours(text, "Europe/Berlin"));
     }
+    // Only one hour of the year makes it so.
+    let odd_hours = Schedule::parse("30 1-23/2 * * *", &zone("Europe/Berlin")).unwrap();
+    assert_eq!(odd_hours.interval(at("2026-01-01T10:00:00Z")).unwrap().as_secs(), 3 * 3600);
 }
 
 #[test]
