@@ -155,7 +155,8 @@ impl ConfigError {
 /// A value as an error may show it: quoted, short, and without what stands before an `@`, which may be a password.
 pub fn shown(value: &str) -> String {
     const LONGEST: usize = 80;
-    let visible = value.rsplit_once('@').map_or_else(|| value.to_string(), |(_, host)| format!("…@{host}"));
+    let visible =
+        value.rsplit_once('@').filter(|(before, _)| !before.is_empty()).map_or_else(|| value.to_string(), |(_, host)| format!("…@{host}"));
     match visible.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{:?}", format!("{}…", &visible[..end])),
         None => format!("{visible:?}"),
@@ -180,6 +181,7 @@ mod tests {
     fn a_shown_value_is_short_and_has_no_credentials() {
         assert_eq!(shown("5 minutes"), "\"5 minutes\"");
         assert_eq!(shown("http://me:pass@word@proxy:3128"), "\"…@proxy:3128\"");
+        assert_eq!(shown("@every 5"), "\"@every 5\"");
         assert_eq!(shown("a\nb"), "\"a\\nb\"");
         assert_eq!(shown(&"ä".repeat(100)), format!("\"{}…\"", "ä".repeat(80)));
     }

@@ -8,7 +8,6 @@
 mod ca;
 #[cfg(test)]
 mod documented;
-mod duration;
 mod endpoint;
 mod error;
 pub mod file;
@@ -26,6 +25,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use jiff::tz::TimeZone;
+
 pub use ca::CaBundles;
 pub use endpoint::{Endpoint, Proxy, ProxyUrl};
 pub use error::{ConfigError, Origin, Warning};
@@ -37,7 +38,7 @@ pub use sources::{Environment, Sourced};
 /// The settings of this process: `flags`, its environment, and the config files that `--config` names. Certificates are looked at as well:
 /// what is wrong with them now will hardly be right at the first beat.
 pub fn load(flags: &Flags) -> Result<(RunSettings, Vec<Warning>), ConfigError> {
-    let environment = Environment::new(std::env::vars_os())?;
+    let environment = Environment::new(std::env::vars_os())?.in_zone(TimeZone::system());
     let files = match flags.get("config").filter(|path| !path.is_empty()) {
         Some(path) => file::read(Path::new(path))?,
         None => Vec::new(),

@@ -16,6 +16,7 @@ use super::values;
 use crate::decide::Mode;
 use crate::etcd::{AccessError, EtcdAccess, EtcdSettings};
 use crate::log::Form;
+use crate::schedule::{Schedule, Scope};
 use crate::snapshot::{BaseName, NodeName, Program};
 
 /// What stays the same for one run.
@@ -53,6 +54,14 @@ pub struct RunSettings {
     pub adopt_unlabelled: bool,
     /// How long a node must have had no Node object before its records go; never less than three beats.
     pub orphan_grace: Duration,
+    /// When to save; None when snapshots on schedule are turned off.
+    pub schedule: Option<Schedule>,
+    /// The longest wait after a scheduled time.
+    pub jitter: Duration,
+    /// Who saves on schedule.
+    pub scope: Scope,
+    /// Whether snapshots are compressed.
+    pub compress: bool,
     /// The settings of S3, to be resolved at each beat.
     pub s3: S3Layer,
 }
@@ -75,6 +84,10 @@ impl RunSettings {
             None => data_dir.join("server/db/snapshots"),
         };
         let interval = texts.require("etcd-snapshot-reconcile-interval", values::time)?.value;
+        let zone = texts.parse("etcd-snapshot-timezone", values::zone)?.map_or_else(|| environment.zone(), |zone| zone.value);
+        let schedule = texts.require("etcd-snapshot-schedule-cron", |text| values::schedule(text, &zone))?.value;
+        let scope = texts.require("schedule-scope", |text| values::scope(text, &schedule))?.value;
+        let disabled = texts.require("etcd-disable-snapshots", values::switch)?.value;
         Ok((
             Self {
                 node: node.value,
@@ -93,6 +106,10 @@ impl RunSettings {
                 retention: texts.require("etcd-snapshot-retention", values::count)?.value,
                 adopt_unlabelled: texts.require("etcd-s3-adopt-unlabelled", values::switch)?.value,
                 orphan_grace: texts.require("orphan-grace", values::time)?.value.max(interval.saturating_mul(3)),
+                schedule: Some(schedule).filter(|_| !disabled),
+                jitter: texts.require("etcd-snapshot-jitter", values::pause)?.value,
+                scope,
+                compress: texts.require("etcd-snapshot-compress", values::switch)?.value,
                 s3,
             },
             warnings,

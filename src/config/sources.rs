@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 
+use jiff::tz::TimeZone;
+
 use super::error::{ConfigError, Origin, Warning, shown};
 use super::file::{self, ConfigFile};
 use super::flags::Flags;
@@ -19,9 +21,12 @@ use super::values::{self, Problem};
 /// The three that come from one place, the one that decides first.
 const CREDENTIALS: [&str; 3] = ["etcd-s3-access-key", "etcd-s3-secret-key", "etcd-s3-session-token"];
 
-/// The environment variables that some setting is read from.
+/// The environment variables that some setting is read from, and the time zone of the process.
 #[derive(Clone, Default)]
-pub struct Environment(BTreeMap<String, String>);
+pub struct Environment {
+    variables: BTreeMap<String, String>,
+    zone: Option<TimeZone>,
+}
 
 impl Environment {
     /// Picks them out of `variables`. Of the others nothing is kept, and nothing has to be UTF-8.
@@ -33,7 +38,18 @@ impl Environment {
             let Ok(value) = value.into_string() else { return Err(ConfigError::NotText(Origin::Environment(name.into()))) };
             kept.insert(name.to_string(), value);
         }
-        Ok(Self(kept))
+        Ok(Self { variables: kept, zone: None })
+    }
+
+    /// The same in another time zone.
+    #[must_use]
+    pub fn in_zone(self, zone: TimeZone) -> Self {
+        Self { zone: Some(zone), ..self }
+    }
+
+    /// The time zone of the process; UTC when nobody said.
+    pub(super) fn zone(&self) -> TimeZone {
+        self.zone.clone().unwrap_or(TimeZone::UTC)
     }
 }
 
@@ -44,7 +60,7 @@ fn variable_names(setting: &Setting) -> impl Iterator<Item = String> {
 /// The names only: a value may be a secret key.
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.variables.keys()).finish()
     }
 }
 
@@ -92,7 +108,7 @@ impl Texts {
                 }
             }
             for (layer, name) in [&mut by_name, &mut by_other_name].into_iter().zip(variable_names(setting)) {
-                if let Some(text) = environment.0.get(&name) {
+                if let Some(text) = environment.variables.get(&name) {
                     layer.put(setting, text, Origin::Environment(name));
                 }
             }

@@ -20,6 +20,8 @@ pub enum Kind {
 pub enum Reach {
     /// Flag only.
     Flag,
+    /// Flag and environment.
+    Process,
     /// Flag, environment and config file.
     Run,
     /// Flag, environment, config file and S3 Secret.
@@ -35,12 +37,12 @@ pub enum Reach {
 impl Reach {
     /// Whether `run` has a flag for it.
     pub fn has_flag(self) -> bool {
-        matches!(self, Self::Flag | Self::Run | Self::RunAndSecret)
+        matches!(self, Self::Flag | Self::Process | Self::Run | Self::RunAndSecret)
     }
 
     /// Whether an environment variable sets it.
     pub fn has_environment(self) -> bool {
-        matches!(self, Self::Run | Self::RunAndSecret | Self::Environment)
+        matches!(self, Self::Process | Self::Run | Self::RunAndSecret | Self::Environment)
     }
 
     /// Whether a config file may hold it.
@@ -106,6 +108,7 @@ pub fn setting(name: &str) -> Option<&'static Setting> {
 }
 
 const NODE: &str = "Node and directory";
+const SCHEDULE: &str = "Schedule";
 const RETENTION: &str = "Retention";
 const ETCD: &str = "etcd";
 const S3: &str = "S3";
@@ -114,7 +117,7 @@ const OBSERVING: &str = "Observing";
 const LATER: &str = "";
 
 use Kind::{Count, Duration, Secret, Switch, Text};
-use Reach::{File, Flag, Run, RunAndSecret};
+use Reach::{File, Flag, Process, Run, RunAndSecret};
 
 /// All of them, in the order of the help.
 pub static SETTINGS: &[Setting] = &[
@@ -135,6 +138,19 @@ pub static SETTINGS: &[Setting] = &[
         Sidecars and state are kept in .metadata beside it.").or_else("<data-dir>/server/db/snapshots"),
     Setting::new("etcd-snapshot-reconcile-interval", Run, Duration, NODE, "DURATION", "Time from one beat to the next, above zero, like 10m or 90s.\n\
         At each beat the directory and the bucket are listed and the records are made to agree with them. Changes in the directory are seen at once besides.").or("10m"),
+    Setting::new("etcd-snapshot-schedule-cron", Run, Text, SCHEDULE, "CRON", "When to save: minute, hour, day of month, month and day of week, as K3s takes them.\n\
+        Also @hourly, @daily, @weekly, @monthly, @yearly and @every DURATION, which counts from the last attempt; with CRON_TZ=ZONE before it, in that time zone. \
+        A time that the clock leaps over in spring is run once after the leap; one that comes twice in autumn is run twice. \
+        A run that was missed is made up once.").or("0 */12 * * *"),
+    Setting::new("etcd-snapshot-timezone", Run, Text, SCHEDULE, "ZONE", "Time zone of --etcd-snapshot-schedule-cron, by its name in the tz database, like Europe/Berlin.").or_else("that of the process: TZ, else /etc/localtime"),
+    Setting::new("etcd-snapshot-jitter", Run, Text, SCHEDULE, "DURATION", "Longest wait after a scheduled time; 0 for none.\n\
+        Each run waits for a random part of it, so that not all nodes save at one moment, and never for more than half of the time to the next run.").or("5s"),
+    Setting::new("schedule-scope", Run, Text, SCHEDULE, "node|cluster", "Who saves on schedule: node means each node for itself, as in K3s; cluster means one node for all.\n\
+        The node that does it claims the run by a Lease, healthy followers of etcd first. When the API server does not answer, each node saves for itself. \
+        Not with @every, which counts from each node's own last attempt.").or("node"),
+    Setting::new("etcd-disable-snapshots", Process, Switch, SCHEDULE, "true|false", "Whether to save on schedule at all; true turns it off.\n\
+        In a config file, which may be K3s's own, it says that K3s leaves snapshots to others, and is not read.").or("false"),
+    Setting::new("etcd-snapshot-compress", Run, Switch, SCHEDULE, "true|false", "Whether to compress snapshots: a zip file with one entry, as in K3s.").or("false"),
     Setting::new("etcd-snapshot-name", Run, Text, RETENTION, "NAME", "Base name of the snapshot files of this cluster: they are called <NAME>-<node>-<seconds>.\n\
         Retention is about files of this base name and about no others.").or("etcd-snapshot"),
     Setting::new("etcd-snapshot-retention", Run, Count, RETENTION, "COUNT", "How many good snapshots the directory keeps; 0 keeps all.\n\
@@ -190,10 +206,6 @@ pub static SETTINGS: &[Setting] = &[
     Setting::new("metrics-prefix", Run, Text, OBSERVING, "PREFIX", "Prefix under which the duration histograms are shown once more, for dashboards made for K3s (k3s_) or RKE2 (rke2_).").or_else("their own names only"),
     Setting::new("log-format", Run, Text, OBSERVING, "text|json", "Form of the log on standard error: text or json. RUST_LOG sets its level.").or("text"),
     Setting::new("etcd-s3-endpoint-ca-name", Reach::Secret, Text, S3, "NAME", "ConfigMap with certificates."),
-    Setting::new("etcd-snapshot-schedule-cron", File, Text, LATER, "CRON", "When to take snapshots."),
-    Setting::new("etcd-snapshot-compress", File, Switch, LATER, "true|false", "Whether to compress snapshots."),
-    Setting::new("etcd-snapshot-jitter", File, Duration, LATER, "DURATION", "Longest delay of a scheduled snapshot."),
-    Setting::new("etcd-snapshot-timezone", File, Text, LATER, "ZONE", "Time zone of the schedule."),
     Setting::new("etcd-snapshot-restrictions", File, Text, LATER, "WORDS", "What requests to K3s may not override."),
 ];
 

@@ -6,12 +6,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
 use super::file::ConfigFile;
 use super::*;
 use crate::decide::Mode;
 use crate::log::Form;
+use crate::schedule::Scope;
 use crate::snapshot::Program;
 
 /// What is given where.
@@ -307,6 +309,63 @@ fn settings_of_later_features_are_checked_in_files() {
         let error = Given::default().flag("node-name", "cp1").file(text).run().unwrap_err().to_string();
         assert_eq!(error, format!("{setting}: {problem} (from key {setting} of /0.yaml)"));
     }
+}
+
+#[test]
+fn the_schedule_is_k3s_s_unless_somebody_says_otherwise() {
+    let run = |given: Given| given.flag("node-name", "cp1").run().unwrap().0;
+    let settings = run(Given::default());
+    assert_eq!(settings.schedule.map(|schedule| schedule.to_string()).as_deref(), Some("0 */12 * * *"));
+    assert_eq!((settings.jitter, settings.scope, settings.compress), (Duration::from_secs(5), Scope::Node, false));
+    let given = Given::default().file("etcd-snapshot-schedule-cron: '0 2 * * *'\netcd-snapshot-compress: yes\nschedule-scope: cluster");
+    let settings = run(given.variable("ETCD_SNAPSHOT_TIMEZONE", "Asia/Tokyo").flag("etcd-snapshot-jitter", "0"));
+    let next = settings.schedule.and_then(|schedule| schedule.next("2026-11-25T00:00:00Z".parse().unwrap())).unwrap();
+    assert_eq!(next.to_string(), "2026-11-25T17:00:00Z");
+    assert_eq!((settings.jitter, settings.scope, settings.compress), (Duration::ZERO, Scope::Cluster, true));
+    let (flags, environment, files) = Given::default().flag("node-name", "cp1").sources();
+    let (settings, _) = RunSettings::new(&flags, &environment.in_zone(TimeZone::get("Asia/Kathmandu").unwrap()), &files).unwrap();
+    let next = settings.schedule.and_then(|schedule| schedule.next("2026-11-25T00:00:00Z".parse().unwrap())).unwrap();
+    assert_eq!(next.to_string(), "2026-11-25T06:15:00Z");
+}
+
+#[test]
+fn the_schedule_is_turned_off_by_flag_or_environment_and_not_by_a_file_of_k3s() {
+    let is_off = |given: Given| {
+        let (settings, warnings) = given.flag("node-name", "cp1").run().unwrap();
+        assert_eq!(warnings, Vec::<String>::new());
+        settings.schedule.is_none()
+    };
+    assert!(is_off(Given::default().flag("etcd-disable-snapshots", "true")));
+    assert!(is_off(Given::default().variable("ETCD_DISABLE_SNAPSHOTS", "true")));
+    assert!(!is_off(Given::default().file("etcd-disable-snapshots: true")));
+    assert!(!is_off(Given::default().file("etcd-disable-snapshots: true").flag("etcd-disable-snapshots", "false")));
+}
+
+#[test]
+fn a_schedule_that_is_none_stops_the_start_with_its_field_and_the_reason() {
+    let cron = "etcd-snapshot-schedule-cron";
+    for (setting, text, problem) in [
+        (cron, "0 24 * * *", "has \"24\" as its hour, which is outside of its range; write 0 to 23"),
+        (cron, "@every day", "has \"day\" behind @every, which is not a duration; write it like @every 12h or @every 1h30m"),
+        (cron, "0 0 31 4 *", "names days that no calendar has; write a day that the month has"),
+        ("etcd-snapshot-timezone", "Berlin", "is not a time zone that is known here; write a name of the tz database like Europe/Berlin"),
+        ("etcd-snapshot-jitter", "-5s", "is below zero; write it like 5s, or 0"),
+        ("etcd-snapshot-jitter", "5", "is not a duration; write it like 5m or 90s"),
+        ("schedule-scope", "all", "is neither node nor cluster"),
+    ] {
+        let error = Given::default().flag("node-name", "cp1").flag(setting, text).run().unwrap_err();
+        assert_eq!(error.to_string(), format!("{setting}: {text:?} {problem} (from flag --{setting})"));
+        // Also while it is turned off: a typing error should not wait for its day.
+        let off = Given::default().flag("node-name", "cp1").flag(setting, text).flag("etcd-disable-snapshots", "true");
+        assert_eq!((off.run().unwrap_err().to_string(), error.category()), (error.to_string(), "value"));
+    }
+    let every =
+        Given::default().flag("node-name", "cp1").flag("schedule-scope", "cluster").variable("ETCD_SNAPSHOT_SCHEDULE_CRON", "@every 1h");
+    assert_eq!(
+        every.run().unwrap_err().to_string(),
+        "schedule-scope: \"cluster\" needs a schedule with fixed times, and @every counts from each node's own last attempt; \
+         write it like 0 */6 * * * (from flag --schedule-scope)"
+    );
 }
 
 #[test]

@@ -8,9 +8,12 @@ use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use super::duration::{self, Fault};
+use jiff::tz::TimeZone;
+
 use crate::decide::Mode;
+use crate::duration::{self, Fault};
 use crate::log::Form;
+use crate::schedule::{Schedule, Scope};
 use crate::snapshot::{BaseName, NameError, NodeName, Program};
 
 /// What is wrong with a value: the rest of a sentence that begins with the value.
@@ -26,6 +29,36 @@ pub(super) fn time(text: &str) -> Result<Duration, Problem> {
         Fault::NotPositive => "is not above zero; write it like 5m or 90s".into(),
         Fault::TooLong => "is too long; 292 years are the most".into(),
     })
+}
+
+/// A duration that may be zero.
+pub(super) fn pause(text: &str) -> Result<Duration, Problem> {
+    match duration::positive_duration(text) {
+        Err(Fault::NotPositive) if !text.starts_with('-') => Ok(Duration::ZERO),
+        Err(Fault::NotPositive) => Err("is below zero; write it like 5s, or 0".into()),
+        _ => time(text),
+    }
+}
+
+/// The times are meant in this zone unless the text names one.
+pub(super) fn schedule(text: &str, zone: &TimeZone) -> Result<Schedule, Problem> {
+    let schedule = Schedule::parse(text, zone).map_err(|error| Problem::from(error.to_string()))?;
+    if schedule.ever_runs() { Ok(schedule) } else { Err("names days that no calendar has; write a day that the month has".into()) }
+}
+
+pub(super) fn zone(text: &str) -> Result<TimeZone, Problem> {
+    TimeZone::get(text).map_err(|_| "is not a time zone that is known here; write a name of the tz database like Europe/Berlin".into())
+}
+
+pub(super) fn scope(text: &str, schedule: &Schedule) -> Result<Scope, Problem> {
+    match text {
+        "node" => Ok(Scope::Node),
+        "cluster" if schedule.every().is_none() => Ok(Scope::Cluster),
+        "cluster" => {
+            Err("needs a schedule with fixed times, and @every counts from each node's own last attempt; write it like 0 */6 * * *".into())
+        }
+        _ => Err("is neither node nor cluster".into()),
+    }
 }
 
 pub(super) fn count(text: &str) -> Result<u32, Problem> {

@@ -9,6 +9,7 @@ mod fixtures;
 pub mod plan;
 pub mod records;
 pub mod retention;
+pub mod schedule;
 #[cfg(test)]
 mod tests;
 pub mod uploads;

@@ -4,6 +4,7 @@
 //! directory, a bucket or a rule; nothing here decides.
 
 pub mod cache;
+pub mod claim;
 pub mod client;
 pub mod error;
 pub mod events;

@@ -10,7 +10,7 @@
 //! * `verify` reading a file to its end
 //! * `remove` a file and what stands beside it
 //! * `state` verdicts, uploads, and who is at work here, across restarts
-//! * `failures` saves that failed
+//! * `failures` saves that failed, `schedule` the last attempt of the schedule, across restarts
 //! * `watch` wakes
 //! * `atomic` writes that a kill cannot halve
 
@@ -22,6 +22,7 @@ mod open;
 mod place;
 mod remove;
 mod rest;
+mod schedule;
 mod state;
 mod verify;
 mod watch;

@@ -5,7 +5,7 @@
 //! written is kept in memory and written at the next listing.
 //!
 //! `.metadata/.state/<hex10 of the directory's path>/`: `lock`, held while a process of ours lives;
-//! `<node>/self.json`; `<node>/failures.json`; `<node>/files/<32 hex of SHA-256(name)>.json`.
+//! `<node>/self.json`; `<node>/failures.json`; `<node>/schedule.json`; `<node>/files/<32 hex of SHA-256(name)>.json`.
 
 mod files;
 mod note;

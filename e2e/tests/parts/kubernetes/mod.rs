@@ -1,6 +1,7 @@
 //! The library's `kubernetes` module against a real API server: no operator, the module's own calls.
 
 mod cache;
+mod claim;
 mod lease;
 mod others;
 mod write;

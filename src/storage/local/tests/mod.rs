@@ -784,4 +784,5 @@ async fn the_watch_follows_a_directory_that_goes_and_comes_back() {
 mod failures;
 mod open;
 mod remove;
+mod schedule;
 mod uploads;

@@ -27,7 +27,7 @@ pub fn positive_duration(text: &str) -> Result<Duration, Fault> {
 }
 
 /// Whether it is negative, and how many nanoseconds.
-fn nanoseconds(text: &str) -> Result<(bool, u64), Fault> {
+pub fn nanoseconds(text: &str) -> Result<(bool, u64), Fault> {
     let (negative, mut rest) = match text.as_bytes().first() {
         Some(b'-') => (true, &text[1..]),
         Some(b'+') => (false, &text[1..]),
