@@ -1,13 +1,14 @@
 //! The snapshot directory of one node: listed, verified, watched, and remembered in its state.
 //!
 //! In: a path, our node, and the memory of what was learnt. Out: inventories, verdicts, wakes. Whatever blocks runs off the
-//! async threads. Nothing here decides what is done about a file, and no snapshot is ever written or removed here.
+//! async threads. Nothing here decides what is done about a file, and no snapshot is ever removed here.
 //!
 //! * `list` what is there, and one look at one name
 //! * `place` which directory the path leads to, and whether it is the one we know
 //! * `rest` whether somebody may still be writing a file
 //! * `verify` reading a file to its end
 //! * `state` verdicts, and who is at work here, across restarts
+//! * `turn` where a save writes, and how what it wrote gets its name
 //! * `watch` wakes
 //! * `atomic` writes that a kill cannot halve
 
@@ -17,6 +18,7 @@ mod list;
 mod place;
 mod rest;
 mod state;
+mod turn;
 mod verify;
 mod watch;
 
@@ -30,6 +32,8 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 
 pub use self::error::LocalError;
+pub use self::state::bounded;
+pub use self::turn::{NoTurn, Temporary, Turn};
 pub use self::verify::NotVerified;
 use crate::snapshot::{ClusterId, Failure, FileName, Inventory, NodeName, SnapshotFile, Storage, Verdict, Version};
 use crate::storage::{Listed, Memory, Store};

@@ -5,7 +5,8 @@
 //! written is kept in memory and written at the next listing.
 //!
 //! `.metadata/.state/<hex10 of the directory's path>/`: `lock`, held while a process of ours lives;
-//! `<node>/self.json`; `<node>/files/<32 hex of SHA-256(name)>.json`.
+//! `save.lock`, held while a save runs; `<node>/self.json`; `<node>/saving.json`, while a save gets its name;
+//! `<node>/files/<32 hex of SHA-256(name)>.json`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -27,13 +28,13 @@ use crate::snapshot::file::{hex10, short_hex};
 use crate::snapshot::{ClusterId, FileName, Listing, Manifest, NodeName, Verdict};
 
 /// The form of the state's files that this version writes, and the only one that it reads.
-const FORM: u32 = 1;
+pub const FORM: u32 = 1;
 /// More than any file of the state can have, so that no other file is read for one.
 const LARGEST: u64 = 1 << 20;
 /// How many files' state one listing forgets at most.
 const FORGOTTEN_AT_ONCE: usize = 200;
 /// A temporary as old as this is in nobody's use.
-const ABANDONED: Duration = Duration::from_hours(24);
+pub const ABANDONED: Duration = Duration::from_hours(24);
 /// An agent is at work on the directory while its last beat is younger than three intervals, and never less than this:
 /// the same rule as for a K3s at work.
 const AT_WORK_AT_LEAST: Duration = Duration::from_mins(30);
@@ -148,6 +149,16 @@ impl State {
     /// Where it is noted which directory this is.
     pub fn self_path(&self) -> PathBuf {
         self.own.join("self.json")
+    }
+
+    /// The file that the running save holds a lock on, whichever node's it is.
+    pub fn save_lock_path(&self) -> PathBuf {
+        self.root.join("save.lock")
+    }
+
+    /// Where it is noted which name a save is about to give.
+    pub fn saving_path(&self) -> PathBuf {
+        self.own.join("saving.json")
     }
 
     /// Notes which directory this is.
@@ -277,7 +288,8 @@ impl State {
         self.own.join("files").join(format!("{}.json", short_hex(name.as_str(), 32)))
     }
 
-    fn write(&self, path: &Path, note: &impl Serialize) -> Result<(), LocalError> {
+    /// Writes a file of the state, and its folder where that is gone.
+    pub fn write(&self, path: &Path, note: &impl Serialize) -> Result<(), LocalError> {
         let failed = |source| LocalError::State { verb: "write", path: path.into(), source };
         let bytes = serde_json::to_vec(note).map_err(|error| failed(error.into()))?;
         let written = match atomic::write(path, &bytes, &self.node) {
@@ -323,16 +335,16 @@ fn is_at_work(note: &SelfNote, now: Timestamp) -> bool {
     note.last_beat.is_some_and(|beat| now.duration_since(beat).unsigned_abs() < long)
 }
 
-/// The folder of a node: its name, unless that is none for a folder or the lock's. No node's name begins with `=`.
+/// The folder of a node: its name, unless that is none for a folder or a lock's. No node's name begins with `=`.
 fn folder(node: &NodeName) -> String {
     match node.as_str() {
-        name if name == "lock" || name.starts_with(['.', '=']) || name.len() > 200 => format!("={}", hex10(name)),
+        name if name == "lock" || name == "save.lock" || name.starts_with(['.', '=']) || name.len() > 200 => format!("={}", hex10(name)),
         name => name.into(),
     }
 }
 
 /// Reads a file of the state. One that is not understood is set aside, and then it is as if there were none.
-fn read<T: DeserializeOwned>(path: &Path, is_ours: impl Fn(&T) -> bool) -> Result<Option<T>, LocalError> {
+pub fn read<T: DeserializeOwned>(path: &Path, is_ours: impl Fn(&T) -> bool) -> Result<Option<T>, LocalError> {
     let why = match bounded(path, LARGEST) {
         Ok(bytes) => match understood(&bytes) {
             Ok(note) if is_ours(&note) => return Ok(Some(note)),
