@@ -74,7 +74,17 @@ pub struct Turn {
     inner: Arc<Inner>,
     entered: Arc<Entered>,
     /// None on a file system without locks, which has one process a node as far as we can know.
-    _lock: Option<File>,
+    lock: Option<File>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(lock) = &self.lock {
+            let _ = lock.set_len(0);
+            // Closing it is not enough while a process that is just being started has it as well.
+            let _ = lock.unlock();
+        }
+    }
 }
 
 /// A file that is no snapshot yet, and goes when it is dropped.
@@ -110,7 +120,7 @@ impl Directory {
         for directory in [&inner.path, &inner.metadata] {
             let _ = atomic::sweep(directory, &inner.node, ABANDONED);
         }
-        Ok(Turn { inner: inner.clone(), entered: Arc::new(entered), _lock: lock })
+        Ok(Turn { inner: inner.clone(), entered: Arc::new(entered), lock })
     }
 }
 
