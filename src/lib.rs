@@ -1,7 +1,8 @@
 //! Keeps `ETCDSnapshotFile` records true to a directory and a bucket of etcd snapshots.
 //!
 //! In the order in which data flows: [`snapshot`] says what a snapshot is, [`record`] how Kubernetes shows it, and
-//! `decide` what is to be done and [`schedule`] when; `storage`, [`etcd`] and `kubernetes` are the edges, and `controller` is the loop through them.
+//! `decide` what is to be done and [`schedule`] when; `storage`, [`etcd`] and `kubernetes` are the edges, [`save`] brings a
+//! snapshot from the member into the directory, and `controller` is the loop through them.
 
 pub mod boltdb;
 pub mod cli;
@@ -16,6 +17,7 @@ pub mod kubernetes;
 pub mod log;
 pub mod metrics;
 pub mod record;
+pub mod save;
 pub mod schedule;
 pub mod snapshot;
 pub mod storage;

@@ -66,8 +66,7 @@ impl Etcd {
             .flag("--initial-advertise-peer-urls", &peer)
             .flag("--initial-cluster", format!("member={peer}"))
             .flag("--log-level", "warn")
-            // Nothing here outlives the machine.
-            .arg("--unsafe-no-fsync");
+            .args(without_fsync(&self.set));
         let mut process = launch.start()?;
         let address = ports::loopback(self.client);
         process.until("etcd to be healthy", async || http::get(address, "/health").await?.ok()).await?;
@@ -127,7 +126,24 @@ impl Etcd {
         if let Some(by) = how.bump_revision {
             args.extend(["--bump-revision".into(), by.to_string().into(), "--mark-compacted".into()]);
         }
-        tools::run(&tools::tool(&self.set, "etcdutl")?, args).await?;
+        tools::run(&offline_tool(&self.set)?, args).await?;
         self.launch().await
     }
+
+    /// A member of this version, on ports of its own, with what a snapshot holds.
+    pub async fn restored(set: &str, from: &Path) -> Result<Self> {
+        let mut etcd = Self::start_version(set).await?;
+        etcd.restore(from, Restore::default()).await?;
+        Ok(etcd)
+    }
+}
+
+/// What restores and looks at snapshots: `etcdutl`, which 3.4 does not have yet.
+pub fn offline_tool(set: &str) -> Result<PathBuf> {
+    tools::tool(set, if set == "etcd-3.4" { "etcdctl" } else { "etcdutl" })
+}
+
+/// Nothing here outlives the machine; 3.4 cannot leave it out.
+pub fn without_fsync(set: &str) -> Option<&'static str> {
+    (set != "etcd-3.4").then_some("--unsafe-no-fsync")
 }

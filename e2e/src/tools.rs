@@ -25,9 +25,14 @@ pub fn operator() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("E2E_OPERATOR") {
         return Ok(path.into());
     }
+    beside("etcd-snapshot-operator")
+}
+
+/// A binary of this workspace, built by the same cargo into the same folder as this test.
+pub fn beside(name: &str) -> Result<PathBuf> {
     let me = std::env::current_exe().context("where this test runs from")?;
-    let beside = me.ancestors().skip(1).take(2).map(|dir| dir.join("etcd-snapshot-operator")).find(|path| path.is_file());
-    beside.context("the operator is not built: run cargo build --locked, or the tests with e2e/test")
+    let beside = me.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file());
+    beside.with_context(|| format!("{name} is not built: run cargo build --locked --workspace --bins, or the tests with e2e/test"))
 }
 
 /// A path in the repository, such as `crds/…`.

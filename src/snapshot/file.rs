@@ -171,7 +171,7 @@ pub struct Known {
     pub cluster: Option<ClusterId>,
     /// The node in the object's user metadata.
     pub node: Option<NodeName>,
-    /// The token hash in the object's user metadata (docs/k3s.md 7.4).
+    /// The token hash in the object's user metadata, or in the file's sidecar (docs/k3s.md 7.4).
     pub token_hash: Option<String>,
     /// The sidecar's extra metadata.
     pub metadata: Metadata,

@@ -128,6 +128,11 @@ impl Manifest {
         keys
     }
 
+    /// The hash of the token that the servers had then (docs/k3s.md 7.4).
+    pub fn token_hash(&self) -> Option<&str> {
+        self.rest.get("token-hash").map(String::as_str)
+    }
+
     /// Whether nothing is known.
     pub fn is_empty(&self) -> bool {
         self.to_keys().is_empty()

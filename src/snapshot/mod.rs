@@ -6,6 +6,7 @@ pub mod file;
 pub mod manifest;
 pub mod name;
 pub mod owner;
+pub mod token;
 pub mod upload;
 pub mod verify;
 
@@ -13,4 +14,5 @@ pub use file::{Complete, Failure, Inventory, Known, Listing, Metadata, SnapshotF
 pub use manifest::{Digest, History, Manifest};
 pub use name::{BaseName, ClusterId, FileName, NameError, NodeName, Program};
 pub use owner::{Identity, Member, Owner};
+pub use token::{TokenError, token_hash};
 pub use upload::{FailedSave, Upload, UploadId, Uploads};

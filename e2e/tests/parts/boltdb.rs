@@ -30,7 +30,7 @@ fn key(number: usize) -> String {
     format!("k{number:07}")
 }
 
-async fn post(address: SocketAddr, path: &str, body: &Value) -> Result<Value> {
+pub async fn post(address: SocketAddr, path: &str, body: &Value) -> Result<Value> {
     let body = body.to_string();
     let head = format!("POST /v3/{path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
     let mut stream = TcpStream::connect(address).await?;

@@ -20,26 +20,26 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 const STALL: Duration = Duration::from_secs(30);
 
 /// Members of one cluster, with whatever flags a test wants.
-struct Cluster {
+pub struct Cluster {
     dir: TempDir,
     scheme: &'static str,
     flags: Vec<String>,
-    members: Vec<Server>,
+    pub members: Vec<Server>,
 }
 
-struct Server {
-    client: u16,
+pub struct Server {
+    pub client: u16,
     peer: u16,
     metrics: u16,
     process: Option<Process>,
 }
 
 impl Server {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { client: ports::free(), peer: ports::free(), metrics: ports::free(), process: None }
     }
 
-    fn peer_url(&self) -> String {
+    pub fn peer_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.peer)
     }
 
@@ -50,7 +50,7 @@ impl Server {
 
 impl Cluster {
     /// Plain members.
-    async fn start(size: usize, flags: &[&str]) -> Result<Self> {
+    pub async fn start(size: usize, flags: &[&str]) -> Result<Self> {
         with_free_ports(async || Self::begin(scratch()?, "http", size, flags.iter().map(ToString::to_string).collect()).await).await
     }
 
@@ -82,7 +82,7 @@ impl Cluster {
     }
 
     /// Starts a member; `state` is `new`, or `existing` for one that joins.
-    fn launch(&mut self, at: usize, state: &str) -> Result<()> {
+    pub fn launch(&mut self, at: usize, state: &str) -> Result<()> {
         let initial: Vec<String> = self.members.iter().enumerate().map(|(at, member)| format!("m{at}={}", member.peer_url())).collect();
         let client = self.endpoint(at);
         let member = &mut self.members[at];
@@ -110,7 +110,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn kill(&mut self, at: usize) {
+    pub fn kill(&mut self, at: usize) {
         self.members[at].process = None;
     }
 
@@ -118,20 +118,20 @@ impl Cluster {
         self.members[at].process.as_mut().context("it is stopped")?.signal(signal)
     }
 
-    fn endpoint(&self, at: usize) -> String {
+    pub fn endpoint(&self, at: usize) -> String {
         format!("{}://127.0.0.1:{}", self.scheme, self.members[at].client)
     }
 
-    fn member(&self, at: usize) -> Result<Member> {
+    pub fn member(&self, at: usize) -> Result<Member> {
         member(&self.endpoint(at), |_| ())
     }
 
-    async fn etcdctl(&self, args: &[&str]) -> Result<String> {
+    pub async fn etcdctl(&self, args: &[&str]) -> Result<String> {
         tools::run(&tools::tool(DEFAULT_SET, "etcdctl")?, [&["--endpoints", &self.endpoint(0)], args].concat()).await
     }
 }
 
-fn member(endpoint: &str, change: impl FnOnce(&mut EtcdSettings)) -> Result<Member> {
+pub fn member(endpoint: &str, change: impl FnOnce(&mut EtcdSettings)) -> Result<Member> {
     let mut settings = EtcdSettings { endpoint: endpoint.to_owned(), ..EtcdSettings::default() };
     change(&mut settings);
     Ok(Member::new(EtcdAccess::new(&settings)?))

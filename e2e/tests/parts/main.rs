@@ -17,6 +17,7 @@ mod look;
 mod probes;
 mod records;
 mod restore;
+mod save;
 mod servers;
 mod settings;
 mod stopping;

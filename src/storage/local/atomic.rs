@@ -5,12 +5,19 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::{AtFlags, RenameFlags, linkat, renameat_with, unlinkat};
+use rustix::io::Errno;
+
 use crate::snapshot::NodeName;
 use crate::snapshot::file::hex10;
+
+/// A temporary is locked by its writer, at once; one that is older and not locked is in nobody's use.
+const UNLOCKED: Duration = Duration::from_mins(1);
 
 /// Replaces a file by these bytes: mode 0600, on the disk before its name is, and its name on the disk on return.
 pub fn write(path: &Path, bytes: &[u8], node: &NodeName) -> io::Result<()> {
@@ -25,20 +32,43 @@ pub fn write(path: &Path, bytes: &[u8], node: &NodeName) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// A new file of this node in a directory, under a name that no listing takes for a snapshot.
+/// Gives a file its name in the same directory, where nothing has that name yet; else it is
+/// [`io::ErrorKind::AlreadyExists`], and both stay as they are.
+pub fn rename_new(directory: BorrowedFd<'_>, from: &str, to: &str) -> io::Result<()> {
+    match renameat_with(directory, from, directory, to, RenameFlags::NOREPLACE) {
+        // The file system cannot do it in one step.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => link_new(directory, from, to),
+        done => Ok(done?),
+    }
+}
+
+/// The same in two steps, each of which leaves a whole file under each name.
+fn link_new(directory: BorrowedFd<'_>, from: &str, to: &str) -> io::Result<()> {
+    linkat(directory, from, directory, to, AtFlags::empty())?;
+    // What is left of the old name is a temporary like others, and goes with them.
+    let _ = unlinkat(directory, from, AtFlags::empty());
+    Ok(())
+}
+
+/// A new file of this node in a directory, under a name that no listing takes for a snapshot. While it is open it is
+/// locked, so that no sweep takes it for abandoned.
 pub fn temporary(directory: &Path, node: &NodeName) -> io::Result<(PathBuf, File)> {
     loop {
         let path = directory.join(format!("{}{}", prefix(node), random()));
         match OpenOptions::new().write(true).read(true).create_new(true).mode(0o600).open(&path) {
-            Ok(file) => return Ok((path, file)),
+            Ok(file) => {
+                // A file system without locks has the age alone to go by.
+                let _ = file.try_lock();
+                return Ok((path, file));
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Removes the temporaries of this node from a directory; of those that may be in use only what is older than `age`.
-/// Other nodes' stay: on a shared directory they may be at work.
+/// Removes the temporaries of this node from a directory; of those that may be in use only what nobody has locked, or what is
+/// older than `age`. Other nodes' stay: on a shared directory they may be at work.
 pub fn sweep(directory: &Path, node: &NodeName, age: Duration) -> io::Result<()> {
     let prefix = prefix(node);
     for entry in fs::read_dir(directory)? {
@@ -47,11 +77,20 @@ pub fn sweep(directory: &Path, node: &NodeName, age: Duration) -> io::Result<()>
             continue;
         }
         let modified = entry.metadata().and_then(|metadata| metadata.modified());
-        if age.is_zero() || modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|old| old > age)) {
-            fs::remove_file(entry.path())?;
+        let is_older = |age| modified.as_ref().is_ok_and(|at| SystemTime::now().duration_since(*at).is_ok_and(|old| old > age));
+        if age.is_zero() || is_older(age) || is_older(UNLOCKED) && is_unlocked(&entry.path()) {
+            match fs::remove_file(entry.path()) {
+                // It was renamed into place just now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                done => done?,
+            }
         }
     }
     Ok(())
+}
+
+fn is_unlocked(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| file.try_lock().is_ok())
 }
 
 /// Creates a directory, with its parents, for root's eyes only.
@@ -70,6 +109,7 @@ pub fn random() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -94,6 +134,35 @@ mod tests {
         fs::create_dir(directory.path().join("occupied")).unwrap();
         assert!(write(&directory.path().join("occupied"), b"x", &node).is_err());
         assert_eq!(names(directory.path()), ["occupied", "x.json"], "a failed write leaves nothing behind");
+    }
+
+    #[test]
+    fn a_new_name_never_takes_the_place_of_another_file() {
+        for rename in [rename_new, link_new] {
+            let directory = tempfile::tempdir().unwrap();
+            let opened = File::open(directory.path()).unwrap();
+            let path = |name: &str| directory.path().join(name);
+            fs::write(path("a"), "a").unwrap();
+            fs::write(path("b"), "b").unwrap();
+            assert_eq!(rename(opened.as_fd(), "a", "b").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!((fs::read(path("a")).unwrap(), fs::read(path("b")).unwrap()), (b"a".to_vec(), b"b".to_vec()));
+            rename(opened.as_fd(), "a", "c").unwrap();
+            assert_eq!((names(directory.path()), fs::read(path("c")).unwrap()), (vec!["b".into(), "c".into()], b"a".to_vec()));
+        }
+    }
+
+    #[test]
+    fn a_temporary_that_its_writer_left_is_swept_also_while_others_are_at_work() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = NodeName::new("cp1").unwrap();
+        let (written, file) = temporary(directory.path(), &node).unwrap();
+        let (left, abandoned) = temporary(directory.path(), &node).unwrap();
+        let minutes_ago = SystemTime::now() - Duration::from_mins(5);
+        file.set_modified(minutes_ago).unwrap();
+        abandoned.set_modified(minutes_ago).unwrap();
+        drop(abandoned);
+        sweep(directory.path(), &node, Duration::from_hours(1)).unwrap();
+        assert_eq!((written.exists(), left.exists()), (true, false));
     }
 
     #[test]

@@ -17,13 +17,10 @@ use rustix::fs::{AtFlags, CWD, Dir, statat};
 
 use super::Inner;
 use super::error::LocalError;
-use super::place::{self, DirectoryId, Entered, Look, Stamp};
+use super::place::{self, DirectoryId, Entered, LARGEST_SIDECAR, Look, Stamp};
 use super::state::bounded;
 use crate::snapshot::{Complete, Failure, FileName, Inventory, Known, Listing, Manifest, Metadata, NameError, SnapshotFile, Version};
 use crate::storage::{Listed, Memory};
-
-/// No sidecar of ours or of K3s is larger; a record could not hold it anyway.
-const LARGEST_SIDECAR: u64 = 4 << 20;
 
 /// What one listing gathers beside the files.
 struct Pass<'a> {
@@ -142,7 +139,11 @@ impl Inner {
         }
         let known = self.standing().known.replace(entered.id);
         let note = || if known.is_none() { self.state.note_directory(entered.id) } else { Ok(()) };
-        let noted = self.state.prepare(&[&self.path, &self.metadata]).and_then(|()| note()).and_then(|()| self.state.save());
+        let prepared = self.state.prepare(&[&self.path, &self.metadata]).and_then(|()| note());
+        if known.is_none() {
+            self.clear_unfinished_save(entered);
+        }
+        let noted = prepared.and_then(|()| self.state.save());
         if let Err(error) = noted {
             pass.failures.push(error.into());
         }
@@ -172,7 +173,8 @@ impl Inner {
             Ok(None) => None,
             Ok(Some(judged)) => {
                 let manifest = base.with_digests_of(&judged.digests);
-                Some(Known { verdict: judged.verdict, manifest, cluster: None, node: None, token_hash: None, metadata })
+                let token_hash = manifest.token_hash().map(Into::into);
+                Some(Known { verdict: judged.verdict, manifest, cluster: None, node: None, token_hash, metadata })
             }
             Err(error) => {
                 pass.failures.push(error.into());

@@ -1,7 +1,7 @@
 //! The snapshot directory of one node: listed, verified, watched, and remembered in its state.
 //!
 //! In: a path, our node, and the memory of what was learnt. Out: inventories, verdicts, wakes. Whatever blocks runs off the
-//! async threads. Nothing here decides what is done about a file, and no snapshot is ever written here.
+//! async threads. Nothing here decides what is done about a file.
 //!
 //! * `list` what is there, and one look at one name
 //! * `place` which directory the path leads to, and whether it is the one we know
@@ -9,6 +9,7 @@
 //! * `open` exactly the bytes that were judged
 //! * `verify` reading a file to its end
 //! * `remove` a file and what stands beside it
+//! * `turn` where a save writes, and how what it wrote gets its name
 //! * `state` verdicts, uploads, and who is at work here, across restarts
 //! * `failures` saves that failed, `schedule` the last attempt of the schedule, across restarts
 //! * `watch` wakes
@@ -24,6 +25,7 @@ mod remove;
 mod rest;
 mod schedule;
 mod state;
+mod turn;
 mod verify;
 mod watch;
 
@@ -38,6 +40,8 @@ use tokio::task::spawn_blocking;
 
 pub use self::error::LocalError;
 pub use self::open::{NotRead, Opened};
+pub use self::state::bounded;
+pub use self::turn::{NoTurn, Temporary, Turn};
 pub use self::verify::NotVerified;
 use crate::snapshot::{
     ClusterId, Failure, FileName, Inventory, Listing, NodeName, SnapshotFile, Storage, StorageId, Upload, UploadId, Uploads, Verdict,

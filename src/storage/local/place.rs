@@ -15,6 +15,9 @@ use super::error::LocalError;
 use super::state::State;
 use crate::snapshot::{FileName, Version};
 
+/// No sidecar of ours or of K3s is larger; a record could not hold it anyway.
+pub const LARGEST_SIDECAR: u64 = 4 << 20;
+
 /// Device and inode of a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirectoryId {

@@ -5,7 +5,8 @@
 //! written is kept in memory and written at the next listing.
 //!
 //! `.metadata/.state/<hex10 of the directory's path>/`: `lock`, held while a process of ours lives;
-//! `<node>/self.json`; `<node>/failures.json`; `<node>/schedule.json`; `<node>/files/<32 hex of SHA-256(name)>.json`.
+//! `save.lock`, held while a save runs; `<node>/self.json`; `<node>/saving.json`, while a save gets its name;
+//! `<node>/failures.json`; `<node>/schedule.json`; `<node>/files/<32 hex of SHA-256(name)>.json`.
 
 mod files;
 mod note;
@@ -31,11 +32,11 @@ use crate::snapshot::file::hex10;
 use crate::snapshot::{ClusterId, FileName, NodeName};
 
 /// The form of the state's files that this version writes, and the only one that it reads.
-pub(super) const FORM: u32 = 1;
+pub const FORM: u32 = 1;
 /// More than any file of the state can have, so that no other file is read for one.
 const LARGEST: u64 = 1 << 20;
 /// A temporary as old as this is in nobody's use.
-const ABANDONED: Duration = Duration::from_hours(24);
+pub const ABANDONED: Duration = Duration::from_hours(24);
 /// An agent is at work on the directory while its last beat is younger than three intervals, and never less than this:
 /// the same rule as for a K3s at work.
 const AT_WORK_AT_LEAST: Duration = Duration::from_mins(30);
@@ -133,6 +134,16 @@ impl State {
         self.own.join("self.json")
     }
 
+    /// The file that the running save holds a lock on, whichever node's it is.
+    pub fn save_lock_path(&self) -> PathBuf {
+        self.root.join("save.lock")
+    }
+
+    /// Where it is noted which name a save is about to give.
+    pub fn saving_path(&self) -> PathBuf {
+        self.own.join("saving.json")
+    }
+
     /// Notes which directory this is.
     pub fn note_directory(&self, directory: DirectoryId) -> Result<(), LocalError> {
         self.change_self(|note| note.directory = Some(directory))
@@ -186,7 +197,7 @@ impl State {
         memory.others.clone()
     }
 
-    pub(super) fn write(&self, path: &Path, note: &impl Serialize) -> Result<(), LocalError> {
+    pub fn write(&self, path: &Path, note: &impl Serialize) -> Result<(), LocalError> {
         let failed = |source| LocalError::State { verb: "write", path: path.into(), source };
         let bytes = serde_json::to_vec(note).map_err(|error| failed(error.into()))?;
         let written = match atomic::write(path, &bytes, &self.node) {
@@ -220,10 +231,10 @@ fn is_at_work(note: &SelfNote, now: Timestamp) -> bool {
     note.last_beat.is_some_and(|beat| now.duration_since(beat).unsigned_abs() < long)
 }
 
-/// The folder of a node: its name, unless that is none for a folder or the lock's. No node's name begins with `=`.
+/// The folder of a node: its name, unless that is none for a folder or a lock's. No node's name begins with `=`.
 fn folder(node: &NodeName) -> String {
     match node.as_str() {
-        name if name == "lock" || name.starts_with(['.', '=']) || name.len() > 200 => format!("={}", hex10(name)),
+        name if name == "lock" || name == "save.lock" || name.starts_with(['.', '=']) || name.len() > 200 => format!("={}", hex10(name)),
         name => name.into(),
     }
 }

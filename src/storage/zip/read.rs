@@ -1,4 +1,4 @@
-//! Zip: a snapshot inside an archive with exactly one entry, as K3s and RKE2 write it (docs/k3s.md 2.4).
+//! Reads a snapshot in an archive.
 //!
 //! In: a readable and seekable archive and its length. Out: what verifying the snapshot inside showed. An archive that
 //! cannot be unpacked is a verdict; an error of the reader below it never is. The entry's name is neither trusted nor used.
