@@ -68,6 +68,8 @@ pub enum Part {
     Uploads,
     /// The etcd member.
     Member,
+    /// Saving snapshots.
+    Saves,
 }
 
 impl fmt::Display for Part {
@@ -82,6 +84,7 @@ impl fmt::Display for Part {
             Self::BucketRetention => "retention in the bucket",
             Self::Uploads => "uploads",
             Self::Member => "etcd member",
+            Self::Saves => "saving snapshots",
         })
     }
 }

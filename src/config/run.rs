@@ -62,6 +62,8 @@ pub struct RunSettings {
     pub scope: Scope,
     /// Whether snapshots are compressed.
     pub compress: bool,
+    /// The file with the servers' token, of which the hash is kept.
+    pub token_file: Option<PathBuf>,
     /// The settings of S3, to be resolved at each beat.
     pub s3: S3Layer,
 }
@@ -110,6 +112,7 @@ impl RunSettings {
                 jitter: texts.require("etcd-snapshot-jitter", values::pause)?.value,
                 scope,
                 compress: texts.require("etcd-snapshot-compress", values::switch)?.value,
+                token_file: texts.text("token-file").map(PathBuf::from),
                 s3,
             },
             warnings,

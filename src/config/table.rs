@@ -151,6 +151,8 @@ pub static SETTINGS: &[Setting] = &[
     Setting::new("etcd-disable-snapshots", Process, Switch, SCHEDULE, "true|false", "Whether to save on schedule at all; true turns it off.\n\
         In a config file, which may be K3s's own, it says that K3s leaves snapshots to others, and is not read.").or("false"),
     Setting::new("etcd-snapshot-compress", Run, Switch, SCHEDULE, "true|false", "Whether to compress snapshots: a zip file with one entry, as in K3s.").or("false"),
+    Setting::new("token-file", Run, Text, SCHEDULE, "PATH", "File with the servers' token, as K3s and RKE2 have one: a hash of it is kept beside each snapshot.\n\
+        It tells whether the token has to be rolled back with the snapshot. Read at each save; the token itself goes nowhere.").or_else("none"),
     Setting::new("etcd-snapshot-name", Run, Text, RETENTION, "NAME", "Base name of the snapshot files of this cluster: they are called <NAME>-<node>-<seconds>.\n\
         Retention is about files of this base name and about no others.").or("etcd-snapshot"),
     Setting::new("etcd-snapshot-retention", Run, Count, RETENTION, "COUNT", "How many good snapshots the directory keeps; 0 keeps all.\n\

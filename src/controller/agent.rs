@@ -15,6 +15,7 @@ use super::directory::DirectoryLoop;
 use super::member::Historian;
 use super::parts::Hands;
 use super::run::{BeatPart, beats, run};
+use super::schedule::ScheduleLoop;
 use super::shared::{Shared, Surroundings, Wakes};
 use super::surroundings;
 use super::upload::Uploader;
@@ -157,7 +158,14 @@ pub async fn agent(settings: RunSettings, stop: CancellationToken) -> Result<(),
         }
         tokio::time::timeout(LAST_THINGS, bucket_loop.stopped()).await.ok();
     };
-    tokio::join!(beating, looking, leading);
+    let saving = async {
+        let namespace = shared.client.default_namespace().to_string();
+        let holder = lease::holder(shared.settings.node.as_str());
+        if let Some(schedule) = ScheduleLoop::new(shared.clone(), hands.directory.clone(), &namespace, holder) {
+            schedule.run(&stop).await;
+        }
+    };
+    tokio::join!(beating, looking, leading, saving);
     tracing::info!("stopping");
     last.cancel();
     tasks.close();

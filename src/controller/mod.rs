@@ -4,6 +4,7 @@
 //! * [`run`] when a pass runs: beats, wakes, one at a time
 //! * [`directory`], [`bucket`] the two loops
 //! * [`pass`] the five in a row: [`observe`], `decide`, `check`, [`act`], [`report`] with its [`news`]
+//! * [`schedule`] when to save, [`saver`] one save
 //! * [`verify`], [`upload`] the long steps, in their [`slots`]
 //! * [`member`] what etcd says of its history
 
@@ -21,6 +22,8 @@ pub mod pass;
 pub mod permit;
 pub mod report;
 pub mod run;
+pub mod saver;
+pub mod schedule;
 pub mod shared;
 pub mod slots;
 pub mod surroundings;

@@ -133,7 +133,12 @@ fn records<'a>(seen: &Observed, mut failed: impl Iterator<Item = &'a Failure>, s
 /// What the storage holds, when the whole of it was seen; and who else is at work on it.
 fn holdings(seen: &Observed, shared: &Shared) {
     if let Inventory::Complete(complete) = &seen.inventory {
-        shared.metrics.holds((&seen.storage).into(), &Census::of(complete, &seen.owners));
+        let census = Census::of(complete, &seen.owners);
+        shared.metrics.holds((&seen.storage).into(), &census);
+        if let Storage::Local { .. } = seen.storage {
+            let mut around = shared.around();
+            (around.listed, around.newest_good) = (true, census.newest_good);
+        }
     }
     let surroundings = shared.surroundings();
     let until = match seen.storage {

@@ -145,6 +145,10 @@ pub struct Surroundings {
     pub k3s_here: Option<Option<Timestamp>>,
     /// When K3s last reconciled any node's snapshots.
     pub k3s_anywhere: Option<Option<Timestamp>>,
+    /// The directory was listed completely once.
+    pub listed: bool,
+    /// When the newest good snapshot of ours in the directory was taken, as of the last complete listing.
+    pub newest_good: Option<Timestamp>,
     /// The nodes that have a Node object. None when that could not be found out just now.
     pub nodes: Option<BTreeSet<NodeName>>,
     /// Nodes that records name and that have had no Node object for longer than the grace.

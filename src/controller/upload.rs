@@ -162,6 +162,7 @@ impl Inner {
             }
         };
         if let metrics::Outcome::Done | metrics::Outcome::Failed = outcome {
+            shared.metrics.step(metrics::Step::Upload, Status::of(!failed), start.elapsed());
             shared.metrics.ended(Operation::SaveS3, Status::of(!failed), start.elapsed(), shared.now());
         }
         shared.metrics.stepped(metrics::Action::Upload, outcome);

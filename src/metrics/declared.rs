@@ -4,7 +4,7 @@
 use prometheus::core::{Atomic, Collector, GenericCounterVec, GenericGaugeVec};
 use prometheus::{HistogramOpts, HistogramVec, Opts, Registry};
 
-use super::words::{Action, FileKind, Label, Operation, Outcome, Removal, S3Operation, S3Outcome, Status, StorageKind, vetoes};
+use super::words::{Action, FileKind, Label, Operation, Outcome, Removal, Run, S3Operation, S3Outcome, Status, Step, StorageKind, vetoes};
 
 /// One metric as it is declared.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +52,8 @@ const STORAGE: Label = Label { name: "storage", values: StorageKind::words };
 const KIND: Label = Label { name: "kind", values: FileKind::words };
 const ACTION: Label = Label { name: "action", values: Action::words };
 const OUTCOME: Label = Label { name: "outcome", values: Outcome::words };
+const STEP: Label = Label { name: "step", values: Step::words };
+const RUN: Label = Label { name: "outcome", values: Run::words };
 const REMOVAL: Label = Label { name: "reason", values: Removal::words };
 const VETO: Label = Label { name: "kind", values: vetoes };
 const S3_OPERATION: Label = Label { name: "operation", values: S3Operation::words };
@@ -147,6 +149,60 @@ pub(super) const S3_REQUESTS: Metric = metric(
     &[S3_OPERATION, S3_OUTCOME],
     "Requests to the S3 server, each attempt counted, by operation and outcome. An unchanged bucket is only listed. Alert on the rate of denied, unreachable, timeout and error.",
 );
+pub(super) const STEP_DURATION: Metric = metric(
+    "etcd_snapshot_step_duration_seconds",
+    Kind::Histogram,
+    &[STEP, STATUS],
+    "Duration of each step of a save in seconds, by success or error. The member holds a read transaction open as long as stream takes.",
+);
+pub(super) const SCHEDULE_IN_FORCE: Metric = metric(
+    "etcd_snapshot_schedule_in_force",
+    Kind::Gauge,
+    &[],
+    "1 while this agent saves on schedule; 0 while that is turned off, in observe mode, and while K3s is at work. Alert on 0 where it should be 1.",
+);
+pub(super) const SCHEDULE_NEXT: Metric = metric(
+    "etcd_snapshot_schedule_next_timestamp_seconds",
+    Kind::Gauge,
+    &[],
+    "When the next save on schedule is due, in Unix seconds; absent where none is.",
+);
+pub(super) const SCHEDULE_INTERVAL: Metric = metric(
+    "etcd_snapshot_schedule_interval_seconds",
+    Kind::Gauge,
+    &[],
+    "The longest time between two runs of the schedule in the coming time, in seconds; absent where there is none. What a good snapshot may be old, plus the time that a save takes.",
+);
+pub(super) const SCHEDULE_RUNS: Metric = metric(
+    "etcd_snapshot_schedule_runs_total",
+    Kind::Counter,
+    &[RUN],
+    "Runs of the schedule by what became of them. made_up counts besides: a run that was late. Alert on failed, and on missed.",
+);
+pub(super) const CONSECUTIVE_FAILURES: Metric = metric(
+    "etcd_snapshot_consecutive_failures",
+    Kind::Gauge,
+    &[],
+    "Saves that failed since the last one that succeeded, since this process started. Alert on two.",
+);
+pub(super) const SAVED_SIZE: Metric = metric(
+    "etcd_snapshot_size_bytes",
+    Kind::Gauge,
+    &[],
+    "Bytes of the last snapshot that this process saved, as stored; absent before the first.",
+);
+pub(super) const SAVED_REVISION: Metric = metric(
+    "etcd_snapshot_revision",
+    Kind::Gauge,
+    &[],
+    "etcd's revision in the last snapshot that this process saved; absent before the first.",
+);
+pub(super) const SAVED_KEYS: Metric = metric(
+    "etcd_snapshot_keys",
+    Kind::Gauge,
+    &[],
+    "Living keys in the last snapshot that this process saved; absent before the first. Alert when it falls to a fraction of what it was: somebody deleted, and the good snapshots are the old ones.",
+);
 pub(super) const REMOVED: Metric = metric(
     "etcd_snapshot_removed_total",
     Kind::Counter,
@@ -241,6 +297,15 @@ pub(super) fn all() -> Vec<Metric> {
         BYTES,
         ACTIONS,
         VETOES,
+        STEP_DURATION,
+        SCHEDULE_IN_FORCE,
+        SCHEDULE_NEXT,
+        SCHEDULE_INTERVAL,
+        SCHEDULE_RUNS,
+        CONSECUTIVE_FAILURES,
+        SAVED_SIZE,
+        SAVED_REVISION,
+        SAVED_KEYS,
         REMOVED,
         VANISHED,
         UPLOAD_BACKLOG_FILES,

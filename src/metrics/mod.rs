@@ -17,7 +17,7 @@ use prometheus::core::{AtomicF64, AtomicU64, GenericCounterVec, GenericGaugeVec}
 use prometheus::{HistogramVec, Registry, TEXT_FORMAT, TextEncoder};
 
 pub use census::Census;
-pub use words::{Action, FileKind, Operation, Outcome, Removal, S3Operation, S3Outcome, Status, StorageKind};
+pub use words::{Action, FileKind, Operation, Outcome, Removal, Run, S3Operation, S3Outcome, Status, Step, StorageKind};
 
 use crate::decide::Veto;
 
@@ -49,6 +49,13 @@ pub struct Metrics {
     bytes: GenericGaugeVec<AtomicU64>,
     actions: GenericCounterVec<AtomicU64>,
     vetoes: GenericCounterVec<AtomicU64>,
+    steps: HistogramVec,
+    in_force: GenericGaugeVec<AtomicU64>,
+    next: GenericGaugeVec<AtomicF64>,
+    interval: GenericGaugeVec<AtomicF64>,
+    runs: GenericCounterVec<AtomicU64>,
+    consecutive_failures: GenericGaugeVec<AtomicU64>,
+    saved: [GenericGaugeVec<AtomicF64>; 3],
     removed: GenericCounterVec<AtomicU64>,
     vanished: GenericCounterVec<AtomicU64>,
     backlog_files: GenericGaugeVec<AtomicU64>,
@@ -85,6 +92,13 @@ impl Metrics {
             bytes: declared::BYTES.gauge(&registry),
             actions: declared::ACTIONS.counter(&registry),
             vetoes: declared::VETOES.counter(&registry),
+            steps: declared::STEP_DURATION.histogram(&registry),
+            in_force: declared::SCHEDULE_IN_FORCE.gauge(&registry),
+            next: declared::SCHEDULE_NEXT.gauge(&registry),
+            interval: declared::SCHEDULE_INTERVAL.gauge(&registry),
+            runs: declared::SCHEDULE_RUNS.counter(&registry),
+            consecutive_failures: declared::CONSECUTIVE_FAILURES.gauge(&registry),
+            saved: [&declared::SAVED_SIZE, &declared::SAVED_REVISION, &declared::SAVED_KEYS].map(|metric| metric.gauge(&registry)),
             removed: declared::REMOVED.counter(&registry),
             vanished: declared::VANISHED.counter(&registry),
             backlog_files: declared::UPLOAD_BACKLOG_FILES.gauge(&registry),
@@ -129,7 +143,17 @@ impl Metrics {
         for counter in [&self.vanished, &self.upload_bytes, &self.parts_retried] {
             counter.with_label_values(NO_LABELS);
         }
-        self.member_answers.with_label_values(NO_LABELS);
+        for run in Run::ALL {
+            self.runs.with_label_values(&[run.word()]);
+        }
+        for step in Step::ALL {
+            for status in Status::ALL {
+                self.steps.with_label_values(&[step.word(), status.word()]);
+            }
+        }
+        for gauge in [&self.member_answers, &self.in_force, &self.consecutive_failures] {
+            gauge.with_label_values(NO_LABELS);
+        }
         for operation in S3Operation::ALL {
             for outcome in S3Outcome::ALL {
                 self.s3_requests.with_label_values(&[operation.word(), outcome.word()]);
@@ -175,6 +199,42 @@ impl Metrics {
     /// A step was not taken, and why. Its outcome is counted by [`Self::stepped`].
     pub fn vetoed(&self, veto: Veto) {
         self.vetoes.with_label_values(&[veto.word()]).inc();
+    }
+
+    /// A step of a save has ended after `took`.
+    pub fn step(&self, step: Step, status: Status, took: Duration) {
+        self.steps.with_label_values(&[step.word(), status.word()]).observe(took.as_secs_f64());
+    }
+
+    /// A save has brought a snapshot of so many bytes, of this revision and with so many living keys.
+    pub fn saved(&self, bytes: u64, revision: i64, keys: u64) {
+        self.consecutive_failures.with_label_values(NO_LABELS).set(0);
+        // Gauges are floating: exact up to nine quadrillion.
+        #[allow(clippy::cast_precision_loss)]
+        for (gauge, value) in self.saved.iter().zip([bytes as f64, revision as f64, keys as f64]) {
+            gauge.with_label_values(NO_LABELS).set(value);
+        }
+    }
+
+    /// A save has failed.
+    pub fn save_failed(&self) {
+        self.consecutive_failures.with_label_values(NO_LABELS).inc();
+    }
+
+    /// Whether saves on schedule are made, when the next one is due, and how far two are apart at most.
+    pub fn schedule(&self, in_force: bool, next: Option<Timestamp>, interval: Option<Duration>) {
+        self.in_force.with_label_values(NO_LABELS).set(u64::from(in_force));
+        for (gauge, value) in [(&self.next, next.map(unix)), (&self.interval, interval.map(|interval| interval.as_secs_f64()))] {
+            match value {
+                Some(value) => gauge.with_label_values(NO_LABELS).set(value),
+                None => gauge.reset(),
+            }
+        }
+    }
+
+    /// So many runs of the schedule came to this.
+    pub fn ran(&self, run: Run, count: u32) {
+        self.runs.with_label_values(&[run.word()]).inc_by(count.into());
     }
 
     /// Retention removed a file or object.

@@ -182,6 +182,42 @@ words! {
 }
 
 words! {
+    /// One step of a save.
+    Step {
+        /// Having the directory for itself, and what the member says of itself.
+        Status = "status",
+        /// The stream from the member to the disk.
+        Stream = "stream",
+        /// The bytes against their trailer.
+        Verify = "verify",
+        /// One pass over the database.
+        Inspect = "inspect",
+        /// Writing the archive and reading it back.
+        Compress = "compress",
+        /// Sidecar, name and state.
+        Rename = "rename",
+        /// The way up to the bucket, which follows by itself.
+        Upload = "upload",
+    }
+}
+
+words! {
+    /// What became of a run of the schedule.
+    Run {
+        /// A snapshot was saved.
+        Done = "done",
+        /// None could be saved.
+        Failed = "failed",
+        /// None was tried: a save ran already, the member is a learner, or there are no saves just now.
+        Skipped = "skipped",
+        /// Its time passed while nobody was there, and it is not made up.
+        Missed = "missed",
+        /// It was late, and is made up; what becomes of it counts besides.
+        MadeUp = "made_up",
+    }
+}
+
+words! {
     /// Why a file or object was removed.
     Removal {
         /// Retention: enough newer good ones are there.
