@@ -82,10 +82,6 @@ impl Claims {
                 Ok(true)
             }
             Err(Error { cause: Cause::Conflict(_), .. }) => Ok(false),
-            Err(error) if self.seen.is_some() && matches!(error.cause, Cause::NotFound(_)) => {
-                self.seen = None;
-                Ok(false)
-            }
             Err(error) => Err(error),
         }
     }
