@@ -66,15 +66,12 @@ impl Claims {
     /// then look again. Writing the same once more renews it.
     pub async fn write(&mut self, claim: &Claim, now: Timestamp) -> Result<bool, Error> {
         let params = PostParams { field_manager: Some(OPERATOR.into()), ..PostParams::default() };
-        let written = match &self.seen {
-            Some((seen, _)) => {
-                let lease = written(&self.name, Some(seen), claim, now);
-                self.ask("update", || self.api.replace(&self.name, &params, &lease)).await
-            }
-            None => {
-                let lease = written(&self.name, None, claim, now);
-                self.ask("create", || self.api.create(&params, &lease)).await
-            }
+        let seen = self.seen.as_ref().map(|(lease, _)| lease);
+        let lease = written(&self.name, seen, claim, now);
+        let written = if seen.is_some() {
+            self.ask("update", || self.api.replace(&self.name, &params, &lease)).await
+        } else {
+            self.ask("create", || self.api.create(&params, &lease)).await
         };
         match written {
             Ok(lease) => {
@@ -82,10 +79,6 @@ impl Claims {
                 Ok(true)
             }
             Err(Error { cause: Cause::Conflict(_), .. }) => Ok(false),
-            Err(error) if self.seen.is_some() && matches!(error.cause, Cause::NotFound(_)) => {
-                self.seen = None;
-                Ok(false)
-            }
             Err(error) => Err(error),
         }
     }

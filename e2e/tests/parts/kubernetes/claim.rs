@@ -26,10 +26,14 @@ async fn of_many_who_claim_a_slot_one_gets_it() -> Result<()> {
     let lease = format!("schedule-{}", unique());
     // The first one finds no Lease, the others the last slot's.
     for slot in [0, 60, 120] {
-        let mut racers = JoinSet::new();
+        let mut line = Vec::new();
         for racer in 0..8 {
             let (mut claims, claim) = (claims(&lease).await?, claim(slot, Outcome::Begun, &format!("cp{racer}_x"))?);
             claims.look().await?;
+            line.push((claims, claim));
+        }
+        let mut racers = JoinSet::new();
+        for (mut claims, claim) in line {
             racers.spawn(async move {
                 let won = claims.write(&claim, Timestamp::now()).await?;
                 anyhow::Ok(won.then_some(claim))
@@ -68,6 +72,7 @@ async fn who_was_overtaken_is_told_so_and_who_renews_does_not_stand_still() -> R
     let leases: Api<Lease> = Api::namespaced(Shared::get()?.api.kubernetes().await?.client, "default");
     leases.delete(&lease, &DeleteParams::default()).await?;
     ensure!(!second.write(&claim(0, Outcome::Saved, "cp2_b")?, Timestamp::now()).await?);
+    ensure!(second.look().await?.claim.is_none());
     ensure!(second.write(&claim(0, Outcome::Saved, "cp2_b")?, Timestamp::now()).await?);
     let spec = leases.get(&lease).await?.spec.unwrap_or_default();
     ensure!(spec.holder_identity.as_deref() == Some("cp2_b") && spec.lease_transitions == Some(0), "{spec:?}");
