@@ -218,7 +218,7 @@ fn wrong(error: &ConfigError) -> Failure {
 }
 
 /// The settings as records show them. Keys, proxy and timeouts are never shown.
-fn shown(access: &S3Access) -> S3 {
+pub fn shown(access: &S3Access) -> S3 {
     S3 {
         endpoint: access.endpoint.as_str().into(),
         endpoint_ca: access.endpoint_ca.clone(),

@@ -6,6 +6,7 @@
 
 mod client;
 mod dial;
+pub mod download;
 mod error;
 mod list;
 mod look;
@@ -50,6 +51,8 @@ pub struct Bucket {
     storage: Storage,
     prefix: String,
     us: ClusterId,
+    /// Of everybody's objects the sidecars are read.
+    everyone: bool,
     timeout: Duration,
     /// What was looked into and stands in nobody else's memory: objects of other clusters have no record.
     looked: Mutex<Memory>,
@@ -63,7 +66,13 @@ impl Bucket {
         let (client, place) = client::connect(access, observer).await?;
         let prefix = if access.folder.is_empty() { String::new() } else { format!("{}/", access.folder) };
         let (storage, timeout) = (access.storage(), access.timeout);
-        Ok(Self { client, place, storage, prefix, us, timeout, looked: Mutex::default(), exists: AtomicBool::new(false) })
+        Ok(Self { client, place, storage, prefix, us, everyone: false, timeout, looked: Mutex::default(), exists: AtomicBool::new(false) })
+    }
+
+    /// The same for somebody who looks at everybody's objects alike, and whose cluster is none.
+    pub async fn of_everyone(access: &S3Access, observer: Observer) -> Result<Self, S3Error> {
+        let nobody = ClusterId::new("nobody").expect("not empty");
+        Ok(Self { everyone: true, ..Self::new(access, nobody, observer).await? })
     }
 
     /// Which storage this is.
@@ -72,7 +81,8 @@ impl Bucket {
     }
 
     fn looker(&self) -> Looker<'_> {
-        Looker { client: &self.client, place: &self.place, prefix: &self.prefix, us: &self.us, timeout: self.timeout }
+        let us = Some(&self.us).filter(|_| !self.everyone);
+        Looker { client: &self.client, place: &self.place, prefix: &self.prefix, us, timeout: self.timeout }
     }
 
     fn looked(&self) -> MutexGuard<'_, Memory> {
