@@ -93,12 +93,12 @@ pub async fn bucket(settings: &HandSettings, kubernetes: &Kubernetes) -> Result<
             let why = kubernetes.failure().map_or("no API server is named: set KUBECONFIG".into(), ToString::to_string);
             return Err(needs("Secret").because(why).because("give them as flags, in the environment or in a config file"));
         };
-        let values = secret::secret(client, &namespace, name).await.map_err(|error| needs("Secret").because(error.failure()))?;
+        let values = secret::secret(client, &namespace, name).await.map_err(|error| needs("Secret").because_of(&error))?;
         let (read, warnings) = S3Layer::from_secret(&format!("{namespace}/{name}"), &values.0)?;
         warnings.iter().for_each(super::terminal::note);
         if let Some(name) = ca_config_map(&layer, Some(&read)) {
             let map = secret::config_map(client, &namespace, name).await;
-            bundles = Some(map.map_err(|error| needs("ConfigMap").because(error.failure()))?.0);
+            bundles = Some(map.map_err(|error| needs("ConfigMap").because_of(&error))?.0);
         }
         secret = Some(read);
     }

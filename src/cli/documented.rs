@@ -33,7 +33,7 @@ fn page() -> String {
     let verbs: Vec<_> = command.get_subcommands().map(|verb| (format!("{name} {}", verb.get_name()), verb.clone())).collect();
     for (name, command) in [(name, command)].into_iter().chain(verbs) {
         let help = without_settings(command).term_width(120).render_long_help().to_string();
-        let help: String = help.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+        let help = help.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
         write!(page, "\n## {name}\n\n```text\n{}\n```\n", help.trim_end()).unwrap();
     }
     page

@@ -39,8 +39,8 @@ impl Trouble {
 
     /// With what the file system, the server or the settings said.
     #[must_use]
-    pub fn because(mut self, cause: impl ToString) -> Self {
-        self.causes.push(cause.to_string());
+    pub fn because(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
         self
     }
 
@@ -60,8 +60,8 @@ impl Trouble {
 
     /// As it is shown: the sentence, and each cause on a line of its own below it.
     pub fn shown(&self) -> String {
-        let causes: String = self.causes.iter().map(|cause| format!("\n  {cause}")).collect();
-        format!("{}{causes}", self.sentence)
+        let lines: Vec<&str> = [&self.sentence].into_iter().chain(&self.causes).map(String::as_str).collect();
+        lines.join("\n  ")
     }
 }
 

@@ -25,7 +25,7 @@ mod values;
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use ca::CaBundles;
 pub use endpoint::{Endpoint, Proxy, ProxyUrl};
@@ -53,19 +53,16 @@ pub fn load(flags: &Flags) -> Result<(RunSettings, Vec<Warning>), ConfigError> {
 pub fn load_by_hand(flags: &Flags) -> Result<(HandSettings, Vec<Warning>), ConfigError> {
     let environment = Environment::new(std::env::vars_os())?;
     let mut warnings = Vec::new();
-    let files = match flags.get("config").filter(|path| !path.is_empty()) {
-        Some(path) => file::read(Path::new(path))?,
-        None => {
-            let path = hand::default_config(flags, &environment);
-            match file::read(&path) {
-                Err(ConfigError::FileUnreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => Vec::new(),
-                Err(ConfigError::FileUnreadable { path, source }) => {
-                    warnings.push(format!("the settings of {} are not used: it cannot be read ({source})", path.display()));
-                    Vec::new()
-                }
-                read => read?,
+    let named = flags.get("config").filter(|path| !path.is_empty());
+    let path = named.map_or_else(|| hand::default_config(flags, &environment), PathBuf::from);
+    let files = match file::read(&path) {
+        Err(ConfigError::FileUnreadable { path, source }) if named.is_none() => {
+            if source.kind() != io::ErrorKind::NotFound {
+                warnings.push(format!("the settings of {} are not used: it cannot be read ({source})", path.display()));
             }
+            Vec::new()
         }
+        read => read?,
     };
     let (settings, more) = HandSettings::new(flags, &environment, &files)?;
     warnings.extend(more);

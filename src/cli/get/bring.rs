@@ -76,7 +76,7 @@ pub async fn bring(bucket: &Bucket, mut found: Found, order: &Order, stop: &Canc
         }
         let verified = verified(&target, found.clone(), order.keep_zip, stop.clone()).await;
         match verified {
-            Ok((digests, unpacked)) => return finish(target, found, digests, unpacked, order),
+            Ok((digests, unpacked)) => return finish(target, found, digests, unpacked.as_deref(), order),
             Err(NotWhole::Damaged(why)) if took_up && second_chance => {
                 // What an earlier run left may be what is damaged.
                 tracing::warn!(why, "what an earlier get left is worth nothing: it is downloaded anew");
@@ -211,7 +211,7 @@ fn hash(mut file: impl Read, go_on: &impl Fn() -> bool) -> io::Result<Digest> {
     }
 }
 
-fn finish(target: Target, found: Found, digests: Manifest, unpacked: Option<PathBuf>, order: &Order) -> Result<Brought, Trouble> {
+fn finish(target: Target, found: Found, digests: Manifest, unpacked: Option<&Path>, order: &Order) -> Result<Brought, Trouble> {
     if let Some(sidecar) = sidecar(&found, &digests, unpacked.is_some()) {
         let place = target::sidecar_place(&target.path, order.snapshot_dir.as_deref());
         target::write_sidecar(&place, &sidecar, &order.node)?;

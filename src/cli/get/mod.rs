@@ -89,19 +89,18 @@ pub fn get(arguments: Get) -> u8 {
             let access = access.ok_or_else(|| Trouble::usage("there is no bucket: S3 is turned off"))?;
             let bucket = Bucket::of_everyone(&access, around::nobody()).await.map_err(|error| Trouble::from(error.failure()))?;
             let node = around::node(&settings)?;
-            let (name, code) = match &name {
-                Some(name) => (name.clone(), DONE),
-                None => {
-                    let cluster = asked.clone().or_else(|| cluster(&settings, &kubernetes, &node));
-                    latest(&bucket, cluster.as_ref(), &node).await?
-                }
+            let (name, code) = if let Some(name) = &name {
+                (name.clone(), DONE)
+            } else {
+                let cluster = asked.clone().or_else(|| cluster(&settings, &kubernetes, &node));
+                latest(&bucket, cluster.as_ref(), &node).await?
             };
             let found = bucket.find(&name).await.map_err(|error| Trouble::from(error.failure()))?.ok_or_else(|| gone(&bucket, &name))?;
             check_cluster(&found, asked.as_ref())?;
             found.fault.iter().for_each(note);
             Ok((bucket, found, node, code))
         };
-        let (bucket, found, node, code) = unless_stopped(&stop, asked).await?;
+        let (bucket, found, node, code) = Box::pin(unless_stopped(&stop, asked)).await?;
         let snapshot_dir = settings.snapshot_dir().ok();
         let order = Order { to: directory(&to)?, keep_zip, snapshot_dir, node };
         let brought = bring(&bucket, found, &order, &stop).await?;
@@ -141,7 +140,7 @@ async fn latest(bucket: &Bucket, cluster: Option<&ClusterId>, node: &NodeName) -
             Inventory::Partial(..) => "the bucket was not seen whole, so nobody knows which snapshot is the latest: get one by its name",
             _ => "the bucket cannot be listed",
         };
-        return Err(Trouble::failed(sentence).because(failure));
+        return Err(Trouble::failed(sentence).because_of(failure));
     }
     failures.iter().for_each(note);
     let latest = choose::latest(bucket.storage(), inventory.seen(), cluster, node, Timestamp::now())?;

@@ -116,9 +116,9 @@ impl Target {
     }
 
     /// Gives the verified bytes their name. `unpacked` is where they are, when that is not the first temporary.
-    pub fn finish(self, unpacked: Option<PathBuf>) -> Result<PathBuf, Trouble> {
+    pub fn finish(self, unpacked: Option<&Path>) -> Result<PathBuf, Trouble> {
         let cannot = |error: &io::Error| Trouble::failed(format!("cannot give {} its name", shown(&self.path))).because_of(error);
-        let from = unpacked.as_ref().unwrap_or(&self.temporary);
+        let from = unpacked.unwrap_or(&self.temporary);
         File::open(from).and_then(|file| file.sync_all()).map_err(|error| cannot(&error))?;
         rename(from, &self.path).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => Trouble::refused(format!("{} is there already and is not replaced", shown(&self.path))),

@@ -7,7 +7,7 @@ use std::path::Path;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use super::row::{Looked, Records, Row, rows};
+use super::row::{Looked, Records, Row, rows, the};
 use crate::cli::around::{self, Kubernetes};
 use crate::cli::trouble::Trouble;
 use crate::config::HandSettings;
@@ -57,7 +57,7 @@ pub async fn look(settings: &HandSettings, asked: &Asked, stop: &CancellationTok
     let records = match &kubernetes {
         Kubernetes::Nowhere => None,
         Kubernetes::Away { failure, .. } => {
-            seen.failures.push(Trouble::failed("the records are not known").because(failure));
+            seen.failures.push(Trouble::failed("the records are not known").because_of(failure));
             None
         }
         Kubernetes::There { client, .. } => match records(client).await {
@@ -67,7 +67,7 @@ pub async fn look(settings: &HandSettings, asked: &Asked, stop: &CancellationTok
                 None
             }
             Err(error) => {
-                seen.failures.push(Trouble::failed("the records are not known").because(error.failure()));
+                seen.failures.push(Trouble::failed("the records are not known").because_of(&error));
                 None
             }
         },
@@ -173,9 +173,9 @@ fn add(seen: &mut Seen, (storage, place, listed): (&Storage, &Place, Listed), us
     match &inventory {
         Inventory::Complete(_) => {}
         Inventory::Partial(_, failure) => {
-            seen.failures.push(Trouble::failed(format!("the {storage} was not seen whole")).because(failure));
+            seen.failures.push(Trouble::failed(format!("{} was not seen whole", the(storage))).because_of(failure));
         }
-        Inventory::Failed(failure) => seen.failures.push(Trouble::failed(format!("the {storage} was not seen")).because(failure)),
+        Inventory::Failed(failure) => seen.failures.push(Trouble::failed(format!("{} was not seen", the(storage))).because_of(failure)),
     }
     seen.failures.extend(failures.into_iter().map(Trouble::from));
 }

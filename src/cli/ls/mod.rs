@@ -87,8 +87,8 @@ fn show(mut seen: Seen, arguments: &Ls) -> Result<u8, Trouble> {
     let (hidden, rows): (Vec<Row>, Vec<Row>) =
         std::mem::take(&mut seen.rows).into_iter().partition(|row| !all_clusters && row.owner == Owner::AnotherCluster);
     let text = match arguments.output {
-        Form::Json => list::json(&rows).map_err(|error| Trouble::failed("the list cannot be written as JSON").because(error))?,
-        Form::Yaml => list::yaml(&rows).map_err(|error| Trouble::failed("the list cannot be written as YAML").because(error))?,
+        Form::Json => list::json(&rows).map_err(|error| Trouble::failed("the list cannot be written as JSON").because_of(&error))?,
+        Form::Yaml => list::yaml(&rows).map_err(|error| Trouble::failed("the list cannot be written as YAML").because_of(&error))?,
         Form::Table if arguments.all_clusters => grouped(&rows, seen.cluster.as_ref()),
         Form::Table => table::table(&rows, terminal::width(), Paint::of_stdout()),
     };
@@ -113,10 +113,7 @@ fn about(rows: &[Row], hidden: &[Row], arguments: &Ls) -> Vec<String> {
     let mut notes = Vec::new();
     let unverified = rows.iter().filter(|row| row.state == State::Unverified && row.location.starts_with("file:")).count();
     if unverified > 0 && !arguments.verify {
-        notes.push(format!(
-            "{} of the directory unverified: --verify reads them now",
-            if unverified == 1 { "1 snapshot is".into() } else { format!("{unverified} snapshots are") }
-        ));
+        notes.push(format!("nobody has verified {} in the directory: --verify reads what is unverified now", counted(unverified)));
     }
     if !hidden.is_empty() {
         let clusters: std::collections::BTreeSet<_> = hidden.iter().map(|row| &row.cluster).collect();

@@ -197,7 +197,7 @@ pub fn rows(looked: &Looked<'_>, records: Option<&Records>, shape: Shape) -> (Ve
         for (record, _) in told() {
             let file = record.file.as_ref().filter(|_| !record.terminating && !record.is_failure());
             if let Some(file) = file.filter(|file| !there.contains(file)) {
-                notes.push(format!("record {} stands for {file}, which is not in the {}", record.name, looked.storage));
+                notes.push(format!("record {} stands for {file}, which is not in {}", record.name, the(looked.storage)));
             }
         }
     }
@@ -254,6 +254,14 @@ fn compared(file: &SnapshotFile, record: &Record, ready: bool) -> (Recorded, Opt
         (Recorded::Differs, Some(format!("does not say that {} is damaged", file.name)))
     } else {
         (if ready { Recorded::Ready } else { Recorded::NotReady }, None)
+    }
+}
+
+/// A storage in the middle of a sentence.
+pub fn the(storage: &Storage) -> String {
+    match storage {
+        Storage::Local { .. } => format!("the {storage}"),
+        Storage::S3 { .. } => format!("the bucket {storage}"),
     }
 }
 

@@ -3,6 +3,8 @@
 //! In: rows, and how wide the terminal is. Out: text. In a pipe every column is whole and none is ever empty, so that `awk` and `cut` find
 //! what they look for. On a terminal that is too narrow the location goes first, then each snapshot has two lines.
 
+use std::fmt::Write as _;
+
 use crate::cli::terminal::Paint;
 
 use super::row::{Row, State};
@@ -78,7 +80,7 @@ fn pairs(all: &[Cells], rows: &[Row], paint: Paint) -> String {
     for (cells, row) in all.iter().zip(rows) {
         let [name, location, size, created, state, owner, record] = cells;
         let state = coloured(row, state, paint);
-        text += &format!("{}\n  {state} {owner} {location} {size} {created} {record}\n", paint.bold(name));
+        let _ = writeln!(text, "{}\n  {state} {owner} {location} {size} {created} {record}", paint.bold(name));
     }
     text
 }
