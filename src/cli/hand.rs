@@ -32,16 +32,28 @@ pub struct Hand {
     debug: bool,
     /// Accepted for K3s's sake: the log goes to standard error.
     #[arg(long, short, value_name = "FILE", hide = true)]
-    log: Option<String>,
+    log: Option<Ignored>,
     /// Accepted for K3s's sake: the log goes to standard error anyway.
     #[arg(long, num_args = 0..=1, require_equals = true, hide = true, default_missing_value = "true", value_name = "true|false")]
-    alsologtostderr: Option<String>,
+    alsologtostderr: Option<Ignored>,
     /// Accepted for K3s's sake: no server is asked to do the work.
     #[arg(long, short = 't', value_name = "TOKEN", hide = true)]
-    etcd_token: Option<String>,
+    etcd_token: Option<Ignored>,
     /// Accepted for K3s's sake: no server is asked to do the work.
     #[arg(long, short = 's', value_name = "URL", hide = true)]
-    etcd_server: Option<String>,
+    etcd_server: Option<Ignored>,
+}
+
+/// A value that does nothing here, and is not kept: it may be a token.
+#[derive(Debug, Clone, Copy)]
+struct Ignored;
+
+impl std::str::FromStr for Ignored {
+    type Err = std::convert::Infallible;
+
+    fn from_str(_: &str) -> Result<Self, Self::Err> {
+        Ok(Self)
+    }
 }
 
 impl Hand {

@@ -18,6 +18,8 @@ mod run;
 mod terminal;
 mod trouble;
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::builder::StyledStr;
@@ -85,9 +87,21 @@ fn shown_for(arg: Arg, without: &[&str]) -> Arg {
     if hide { arg.hide(true) } else { arg }
 }
 
+/// As a plugin of kubectl: the verbs by hand, called as people call them there.
+fn plugin() -> Command {
+    let of_the_agent = |verb: Command| if matches!(verb.get_name(), "run" | "crd") { verb.hide(true) } else { verb };
+    command().bin_name("kubectl etcd-snapshot").mut_subcommands(of_the_agent)
+}
+
+/// Whether kubectl called us: it takes a program of this name for its verb `etcd-snapshot`.
+fn is_plugin(program: Option<OsString>) -> bool {
+    program.is_some_and(|program| Path::new(&program).file_name().is_some_and(|name| name == "kubectl-etcd_snapshot"))
+}
+
 /// Does what the command line says.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
+    let command = if is_plugin(std::env::args_os().next()) { plugin() } else { command() };
+    let arguments = Arguments::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
     match arguments.verb {
         Verb::Run(flags) => run::run(&flags),
         Verb::Ls(arguments) => ls::ls(&arguments),
@@ -102,6 +116,21 @@ pub fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_token_is_kept_and_none_is_shown() {
+        let line = ["etcd-snapshot-operator", "ls", "--etcd-token=hush", "--s3-secret-key=hush", "--log=hush"];
+        let arguments = Arguments::from_arg_matches(&command().get_matches_from(line)).unwrap();
+        assert!(!format!("{arguments:?}").contains("hush"));
+    }
+
+    #[test]
+    fn as_a_plugin_of_kubectl_it_is_called_so() {
+        assert!(is_plugin(Some("/usr/local/bin/kubectl-etcd_snapshot".into())));
+        assert!(!is_plugin(Some("/etcd-snapshot-operator".into())) && !is_plugin(None));
+        let help = plugin().render_help().to_string();
+        assert!(help.contains("Usage: kubectl etcd-snapshot <COMMAND>") && !help.contains("Run the agent"), "{help}");
+    }
 
     #[test]
     fn clap_finds_nothing_wrong_with_the_command_line() {

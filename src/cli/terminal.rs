@@ -27,12 +27,34 @@ pub fn say(text: impl Display) {
 
 /// Says what somebody should know about the result.
 pub fn note(text: impl Display) {
-    say(format_args!("{} {text}", Paint::of_stderr().yellow("note:")));
+    let text = wrapped(&format!("note: {text}"), width_of_stderr());
+    say(format_args!("{}{}", Paint::of_stderr().yellow("note:"), text.strip_prefix("note:").unwrap_or(&text)));
 }
 
 /// Says what a verb could not do.
 pub fn complain(trouble: &Trouble) {
-    say(format_args!("{} {}", Paint::of_stderr().red("error:"), trouble.shown()));
+    let text = wrapped(&format!("error: {}", trouble.shown()), width_of_stderr());
+    say(format_args!("{}{}", Paint::of_stderr().red("error:"), text.strip_prefix("error:").unwrap_or(&text)));
+}
+
+/// Lines that end between words; what goes on is indented. In a pipe a sentence stays one line.
+fn wrapped(text: &str, width: Option<usize>) -> String {
+    let Some(width) = width else { return text.into() };
+    let mut lines = Vec::new();
+    for paragraph in text.lines() {
+        let indent = paragraph.len() - paragraph.trim_start().len();
+        let mut line = " ".repeat(indent);
+        for word in paragraph.split_whitespace() {
+            let is_first = line.trim().is_empty();
+            if !is_first && line.chars().count() + 1 + word.chars().count() > width {
+                lines.push(std::mem::replace(&mut line, " ".repeat(indent + 2) + word));
+            } else {
+                line = if is_first { line + word } else { line + " " + word };
+            }
+        }
+        lines.push(line);
+    }
+    lines.join("\n")
 }
 
 /// The columns of the terminal that standard output is; None when it is none.
@@ -143,6 +165,14 @@ mod tests {
         ] {
             assert_eq!(bytes(count), text);
         }
+    }
+
+    #[test]
+    fn a_sentence_is_broken_between_words_on_a_terminal_and_nowhere_else() {
+        let text = "error: one two three\n  four fivesixseveneight";
+        assert_eq!(wrapped(text, None), text);
+        assert_eq!(wrapped(text, Some(12)), "error: one\n  two three\n  four\n    fivesixseveneight");
+        assert_eq!(wrapped(text, Some(80)), text);
     }
 
     #[test]

@@ -310,7 +310,7 @@ async fn what_cannot_work_is_said_in_one_sentence() -> Result<()> {
         (there.get()?.arg("--latest").arg(&name), 2, "cannot be used with"),
         (Hand::new("get")?.with_bucket(&there.site).arg(&name).flag("--to", there.to.join("absent")), 1, "there is no directory"),
         (Hand::new("get")?.arg(&name), 2, "etcd-s3-bucket is not set; give it with flag --etcd-s3-bucket"),
-        (there.get()?.arg(&name).env("AWS_SECRET_ACCESS_KEY", "unseen"), 1, "the secret key does not belong to the access key"),
+        (there.get()?.arg(&name).env("AWS_SECRET_ACCESS_KEY", "unseen"), 1, "was refused (403)"),
         (
             Hand::new("get")?.flag("--s3-bucket", "etcd").flag("--s3-config-secret", "s").arg(&name),
             1,

@@ -246,6 +246,9 @@ async fn was_here(path: PathBuf, found: Found, stop: &CancellationToken) -> Resu
         let trouble = Trouble::refused(format!("{} is there already and is not replaced", shown(&path)));
         trouble.because(why).because("name another directory with --to, or take the file away")
     };
+    if !path.is_file() {
+        return Err(other("it is no file"));
+    }
     let known = found.file.known.as_ref().map(|known| known.manifest.clone()).unwrap_or_default();
     let (reading, stop) = (path.clone(), stop.clone());
     let read = spawn_blocking(move || of_file(&reading, &|| !stop.is_cancelled()));

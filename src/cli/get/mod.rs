@@ -87,13 +87,16 @@ pub fn get(arguments: Get) -> u8 {
             let kubernetes = if needs_kubernetes { Kubernetes::ask(&settings).await? } else { Kubernetes::Nowhere };
             let access = around::bucket(&settings, &kubernetes).await?;
             let access = access.ok_or_else(|| Trouble::usage("there is no bucket: S3 is turned off"))?;
-            let bucket = Bucket::of_everyone(&access, around::nobody()).await.map_err(|error| Trouble::from(error.failure()))?;
             let node = around::node(&settings)?;
-            let (name, code) = if let Some(name) = &name {
-                (name.clone(), DONE)
-            } else {
-                let cluster = asked.clone().or_else(|| cluster(&settings, &kubernetes, &node));
-                latest(&bucket, cluster.as_ref(), &node).await?
+            let cluster = if name.is_some() { None } else { asked.clone().or_else(|| cluster(&settings, &kubernetes, &node)) };
+            let bucket = match cluster.clone() {
+                Some(cluster) => Bucket::new(&access, cluster, around::nobody()).await,
+                None => Bucket::of_everyone(&access, around::nobody()).await,
+            };
+            let bucket = bucket.map_err(|error| Trouble::from(error.failure()))?;
+            let (name, code) = match &name {
+                Some(name) => (name.clone(), DONE),
+                None => latest(&bucket, cluster.as_ref(), &node).await?,
             };
             let found = bucket.find(&name).await.map_err(|error| Trouble::from(error.failure()))?.ok_or_else(|| gone(&bucket, &name))?;
             check_cluster(&found, asked.as_ref())?;

@@ -269,3 +269,105 @@ pub fn the(storage: &Storage) -> String {
 pub fn sort(rows: &mut [Row]) {
     rows.sort_by(|a, b| (a.created, &a.name, &a.location).cmp(&(b.created, &b.name, &b.location)));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::api::Error;
+    use crate::snapshot::{FileName, Known, Manifest, Metadata, NodeName, Version};
+
+    const SHAPE: Shape = Shape { program: Program::K3s, bucket_lookup: true };
+
+    fn node() -> NodeName {
+        NodeName::new("cp1").unwrap()
+    }
+
+    fn place() -> Place {
+        Place::Local { dir: "/snapshots".into(), node: node(), has_node_object: true }
+    }
+
+    fn file(seconds: i64, verdict: Option<Verdict>) -> SnapshotFile {
+        let known = |verdict| Known {
+            verdict,
+            manifest: Manifest::default(),
+            cluster: None,
+            node: None,
+            token_hash: None,
+            metadata: Metadata::Read(BTreeMap::new()),
+        };
+        SnapshotFile {
+            name: FileName::new(&format!("s-cp1-{seconds}")).unwrap(),
+            size: 544,
+            modified: Timestamp::from_second(seconds).unwrap(),
+            version: Version::remembered("1.2.3/-"),
+            at_rest: true,
+            known: verdict.map(known),
+        }
+    }
+
+    fn recorded(file: &SnapshotFile) -> ETCDSnapshotFile {
+        wanted(file, Owner::Ours, &place(), SHAPE, None).unwrap().object
+    }
+
+    fn shown(files: Vec<SnapshotFile>, records: Vec<ETCDSnapshotFile>, complete: bool) -> (Vec<(State, Recorded)>, Vec<String>) {
+        let listing: Listing = files.into_iter().map(|file| (file.name.clone(), file)).collect();
+        let owners = listing.keys().map(|name| (name.clone(), Owner::Ours)).collect();
+        let storage = Storage::Local { node: node() };
+        let looked = Looked { storage: &storage, place: &place(), listing: &listing, complete, owners: &owners };
+        let records = Records::new(records, Program::K3s);
+        let (rows, notes) = rows(&looked, Some(&records), SHAPE);
+        (rows.iter().map(|row| (row.state, row.record)).collect(), notes)
+    }
+
+    fn damaged() -> Option<Verdict> {
+        Some(Verdict::Damaged("cut off".into()))
+    }
+
+    #[test]
+    fn a_record_agrees_with_the_file_that_it_was_written_for() {
+        let (whole, cut, unread) = (file(1, Some(Verdict::Whole)), file(2, damaged()), file(3, None));
+        let records = [&whole, &cut, &unread].map(recorded).to_vec();
+        let (rows, notes) = shown(vec![whole, cut, unread], records, true);
+        let expected = [(State::Good, Recorded::Ready), (State::Damaged, Recorded::NotReady), (State::Unverified, Recorded::NotReady)];
+        assert_eq!((rows.as_slice(), notes.len()), (&expected[..], 0));
+    }
+
+    #[test]
+    fn what_a_record_says_otherwise_is_told() {
+        let (mut other, was_whole, alone) = (file(1, None), file(2, Some(Verdict::Whole)), file(3, None));
+        let records = vec![recorded(&file(1, Some(Verdict::Whole))), recorded(&was_whole)];
+        other.version = Version::remembered("7.8.9/-");
+        let (rows, notes) = shown(vec![other, file(2, damaged()), alone], records, true);
+        let expected = [(State::Unverified, Recorded::Differs), (State::Damaged, Recorded::Differs), (State::Unverified, Recorded::None)];
+        assert_eq!(rows, expected);
+        assert!(
+            notes[0].contains("is of another version of s-cp1-1") && notes[1].contains("does not say that s-cp1-2 is damaged"),
+            "{notes:?}"
+        );
+    }
+
+    #[test]
+    fn a_record_of_what_is_gone_is_told_of_only_by_who_saw_everything() {
+        let mut failure = recorded(&file(2, None));
+        failure.metadata.annotations = None;
+        failure.status.as_mut().unwrap().error = Some(Error::default());
+        let records = vec![recorded(&file(1, Some(Verdict::Whole))), failure];
+        let (rows, notes) = shown(Vec::new(), records.clone(), true);
+        assert!(
+            rows.is_empty() && notes.len() == 1 && notes[0].ends_with("stands for s-cp1-1, which is not in the directory of node cp1"),
+            "{notes:?}"
+        );
+        assert_eq!(shown(Vec::new(), records, false).1, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_record_of_elsewhere_is_a_row_of_its_own() {
+        let storage = Storage::Local { node: NodeName::new("cp2").unwrap() };
+        let records = Records::new(vec![recorded(&file(1, Some(Verdict::Whole))), recorded(&file(2, damaged()))], Program::K3s);
+        let told: Vec<_> = records.elsewhere(&[&storage]).into_iter().map(|row| (row.name, row.size, row.record, row.why)).collect();
+        assert_eq!(told.len(), 2);
+        assert_eq!(told[0], ("s-cp1-1".into(), 544, Recorded::Ready, None));
+        assert_eq!((told[1].2, told[1].3.as_deref()), (Recorded::NotReady, Some("cut off")));
+        assert!(records.elsewhere(&[&Storage::Local { node: node() }]).is_empty());
+    }
+}

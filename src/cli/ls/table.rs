@@ -80,7 +80,8 @@ fn pairs(all: &[Cells], rows: &[Row], paint: Paint) -> String {
     for (cells, row) in all.iter().zip(rows) {
         let [name, location, size, created, state, owner, record] = cells;
         let state = coloured(row, state, paint);
-        let _ = writeln!(text, "{}\n  {state} {owner} {location} {size} {created} {record}", paint.bold(name));
+        let record = if record == "-" { String::new() } else { format!(", record {record}") };
+        let _ = writeln!(text, "{}\n  {created} {size} {location}, {state} {owner}{record}", paint.bold(name));
     }
     text
 }
@@ -146,6 +147,9 @@ mod tests {
         assert!(table(&two(), Some(200), Paint::PLAIN).contains("snapshots/x-1 "));
         assert!(table(&two(), Some(150), Paint::PLAIN).contains("snapshots/… "));
         assert!(table(&two(), Some(110), Paint::PLAIN).contains(" local "));
-        assert!(table(&two(), Some(80), Paint::PLAIN).starts_with("etcd-snapshot-cp-1-1752319252\n  good ours local 4128"));
+        assert!(
+            table(&two(), Some(80), Paint::PLAIN)
+                .starts_with("etcd-snapshot-cp-1-1752319252\n  2025-07-12T11:20:52Z 4128 local, good ours\n")
+        );
     }
 }
