@@ -43,8 +43,13 @@ pub enum LogError {
 
 /// Sets the process's log up, once. Panics become log lines, too.
 pub fn init(form: Form) -> Result<(), LogError> {
-    let text = env::var_os("RUST_LOG").map(|text| text.to_string_lossy().into_owned());
-    let filter = filter(text.as_deref())?;
+    init_at(form, DEFAULT)
+}
+
+/// The same with another level where `RUST_LOG` does not say one.
+pub fn init_at(form: Form, level: &str) -> Result<(), LogError> {
+    let text = env::var_os("RUST_LOG").map(|text| text.to_string_lossy().into_owned()).filter(|text| !text.trim().is_empty());
+    let filter = filter(Some(text.as_deref().unwrap_or(level)))?;
     let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     subscriber(form, filter, colour, io::stderr).try_init().map_err(LogError::Twice)?;
     std::panic::set_hook(Box::new(panicked));

@@ -19,6 +19,7 @@
 pub mod apiserver;
 pub mod certs;
 pub mod etcd;
+pub mod hand;
 pub mod http;
 pub mod kubernetes;
 pub mod metrics;

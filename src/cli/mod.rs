@@ -1,17 +1,35 @@
 //! The command line: one thin file a verb. Arguments in, exit code out.
+//!
+//! * `run` the agent
+//! * `ls`, `get` by hand, with K3s's names; `hand` has what they have in common, `around` what they find around them
+//! * `crd`, `completion`, `man` print what belongs to the program
+//! * `trouble` why a verb failed; `terminal` what is shown, and to whom
 
+mod around;
+mod completion;
 mod crd;
+#[cfg(test)]
+mod documented;
+mod get;
+mod hand;
+mod ls;
+mod man;
 mod run;
+mod terminal;
+mod trouble;
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::builder::StyledStr;
+use clap::{Arg, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::config::Flags;
+use crate::config::{Flags, HandFlags};
 
 /// Keeps ETCDSnapshotFile records true to a directory and a bucket of etcd snapshots.
 #[derive(Debug, Parser)]
-#[command(name = "etcd-snapshot-operator", version, about, long_about = None)]
+#[command(name = "etcd-snapshot-operator", version, about, long_about = None, after_help = EXIT_CODES, max_term_width = 120)]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -22,11 +40,16 @@ enum Verb {
     /// Run the agent of one node: it checks every snapshot in the node's directory, lists the bucket when it leads, and keeps the records of
     /// both true.
     #[command(after_long_help = run::EXAMPLES)]
-    Run(Flags),
+    Run(Box<Flags>),
+    #[command(visible_aliases = ["list", "l"])]
+    Ls(Box<ls::Ls>),
+    Get(Box<get::Get>),
     /// Print the CustomResourceDefinition of ETCDSnapshotFile as YAML, for kubectl apply -f -.
     ///
     /// K3s and RKE2 install their own at every start: do not apply this one there.
     Crd,
+    Completion(completion::Completion),
+    Man(man::Man),
 }
 
 /// Done.
@@ -35,12 +58,82 @@ const DONE: u8 = 0;
 const FAILED: u8 = 1;
 /// The command line or a setting is wrong.
 const USAGE: u8 = 2;
+/// Some of it was done.
+const PARTLY: u8 = 3;
+/// It could be done, and should not.
+const REFUSED: u8 = 4;
+
+/// At the end of every help.
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 failed; 2 the command line or a setting is wrong; 3 partly done; 4 refused for safety; 128 and a signal's number (130 \
+after Ctrl-C) when ended by one.";
+
+/// The whole command line. Of the flags that all verbs by hand take for K3s's sake, each verb's help shows those that do something.
+fn command() -> Command {
+    Arguments::command()
+        .mut_subcommand("ls", |ls| ls.mut_args(|arg| shown_for(arg, &["etcd", "Retention"])))
+        .mut_subcommand("get", |get| get.mut_args(|arg| shown_for(arg, &["etcd", "Retention"])))
+        .mut_subcommands(with_exit_codes)
+}
+
+fn with_exit_codes(verb: Command) -> Command {
+    let below = |text: Option<&StyledStr>| text.map_or(EXIT_CODES.to_string(), |text| format!("{text}\n\n{EXIT_CODES}"));
+    let (short, long) = (below(verb.get_after_help()), below(verb.get_after_long_help().or(verb.get_after_help())));
+    verb.after_help(short).after_long_help(long)
+}
+
+fn shown_for(arg: Arg, without: &[&str]) -> Arg {
+    let hide = HandFlags::group(arg.get_id().as_str()).is_some_and(|group| without.contains(&group));
+    if hide { arg.hide(true) } else { arg }
+}
+
+/// As a plugin of kubectl: the verbs by hand, called as people call them there.
+fn plugin() -> Command {
+    let of_the_agent = |verb: Command| if matches!(verb.get_name(), "run" | "crd") { verb.hide(true) } else { verb };
+    command().bin_name("kubectl etcd-snapshot").mut_subcommands(of_the_agent)
+}
+
+/// Whether kubectl called us: it takes a program of this name for its verb `etcd-snapshot`.
+fn is_plugin(program: Option<OsString>) -> bool {
+    program.is_some_and(|program| Path::new(&program).file_name().is_some_and(|name| name == "kubectl-etcd_snapshot"))
+}
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
-    match Arguments::parse().verb {
+    let command = if is_plugin(std::env::args_os().next()) { plugin() } else { command() };
+    let arguments = Arguments::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    match arguments.verb {
         Verb::Run(flags) => run::run(&flags),
+        Verb::Ls(arguments) => ls::ls(&arguments),
+        Verb::Get(arguments) => get::get(*arguments),
         Verb::Crd => crd::crd(),
+        Verb::Completion(arguments) => completion::completion(&arguments),
+        Verb::Man(arguments) => man::man(&arguments),
     }
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_token_is_kept_and_none_is_shown() {
+        let line = ["etcd-snapshot-operator", "ls", "--etcd-token=hush", "--s3-secret-key=hush", "--log=hush"];
+        let arguments = Arguments::from_arg_matches(&command().get_matches_from(line)).unwrap();
+        assert!(!format!("{arguments:?}").contains("hush"));
+    }
+
+    #[test]
+    fn as_a_plugin_of_kubectl_it_is_called_so() {
+        assert!(is_plugin(Some("/usr/local/bin/kubectl-etcd_snapshot".into())));
+        assert!(!is_plugin(Some("/etcd-snapshot-operator".into())) && !is_plugin(None));
+        let help = plugin().render_help().to_string();
+        assert!(help.contains("Usage: kubectl etcd-snapshot <COMMAND>") && !help.contains("Run the agent"), "{help}");
+    }
+
+    #[test]
+    fn clap_finds_nothing_wrong_with_the_command_line() {
+        command().debug_assert();
+    }
 }

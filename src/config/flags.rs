@@ -1,4 +1,4 @@
-//! The flags of `run` and their help, made from the table of settings.
+//! The flags of `run` and of the verbs by hand, and their help, made from the table of settings.
 //!
 //! In: the command line. Out: the text of each flag that was given. Nothing is parsed here, so that a bad value gets the same
 //! sentence whatever place it came from.
@@ -19,6 +19,13 @@ impl Flags {
     /// The text of one flag.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
+    }
+
+    /// With this flag as if it had been given so.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, text: &str) -> Self {
+        self.0.insert(name, text.into());
+        self
     }
 }
 
@@ -57,6 +64,60 @@ impl FromArgMatches for Flags {
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         self.0.append(&mut Self::from_arg_matches(matches)?.0);
         Ok(())
+    }
+}
+
+/// The flags of a verb by hand: those of `run` that are not the agent's alone, under K3s's shorter names as well.
+#[derive(Debug, Clone, Default)]
+pub struct HandFlags(pub Flags);
+
+/// What only an agent has a use for. The base name is here because K3s has another setting for it by hand: `--name`.
+const OF_THE_AGENT: [&str; 7] =
+    ["mode", "etcd-snapshot-reconcile-interval", "etcd-snapshot-name", "orphan-grace", "http-listen", "metrics-prefix", "log-format"];
+
+impl HandFlags {
+    /// The heading in the help of the setting that this flag is of; None when it is of none.
+    pub fn group(flag: &str) -> Option<&'static str> {
+        flagged().find(|setting| setting.name == flag).map(|setting| setting.group)
+    }
+}
+
+impl Args for HandFlags {
+    fn augment_args(command: Command) -> Command {
+        by_hand().map(hand_arg).fold(command, Command::arg)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for HandFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = by_hand().filter_map(|setting| Some((setting.name, matches.get_one::<String>(setting.name)?.clone())));
+        Ok(Self(given.collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.0.append(&mut Self::from_arg_matches(matches)?.0.0);
+        Ok(())
+    }
+}
+
+fn by_hand() -> impl Iterator<Item = &'static Setting> {
+    flagged().filter(|setting| !OF_THE_AGENT.contains(&setting.name))
+}
+
+fn hand_arg(setting: &'static Setting) -> Arg {
+    let arg = arg(setting);
+    match setting.name {
+        "config" => arg.short('c'),
+        "data-dir" => arg.short('d'),
+        "etcd-snapshot-dir" => arg.visible_alias("dir"),
+        "etcd-snapshot-compress" => arg.visible_alias("snapshot-compress"),
+        "etcd-snapshot-retention" => arg.visible_alias("snapshot-retention"),
+        name if name.starts_with("etcd-s3") => arg.visible_alias(&name["etcd-".len()..]),
+        _ => arg,
     }
 }
 
@@ -144,6 +205,31 @@ mod tests {
     #[test]
     fn clap_finds_nothing_wrong_with_the_flags() {
         Flags::augment_args(Command::new("run")).debug_assert();
+    }
+
+    #[test]
+    fn a_verb_by_hand_takes_the_names_that_k3s_has_by_hand() {
+        let command = HandFlags::augment_args(Command::new("ls").no_binary_name(true));
+        let parse =
+            |line: &[&str]| command.clone().try_get_matches_from(line).map(|matches| HandFlags::from_arg_matches(&matches).unwrap().0);
+        let short =
+            parse(&["--s3", "--s3-bucket=b", "--s3-skip-ssl-verify", "--dir", "/d", "-d", "/data", "-c", "/c", "--snapshot-retention=3"]);
+        let long = parse(&[
+            "--etcd-s3",
+            "--etcd-s3-bucket=b",
+            "--etcd-s3-skip-ssl-verify",
+            "--etcd-snapshot-dir=/d",
+            "--data-dir=/data",
+            "--config=/c",
+            "--etcd-snapshot-retention=3",
+        ]);
+        let (short, long) = (short.unwrap().0, long.unwrap().0);
+        assert_eq!(short, long);
+        assert_eq!(short.len(), 7);
+        for agents in ["--mode=observe", "--http-listen=:1", "--etcd-snapshot-name=x"] {
+            assert!(parse(&[agents]).is_err(), "{agents}");
+        }
+        command.debug_assert();
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod endpoint;
 mod error;
 pub mod file;
 mod flags;
+mod hand;
 mod nearest;
 mod run;
 mod s3;
@@ -23,14 +24,15 @@ mod values;
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::tz::TimeZone;
 
 pub use ca::CaBundles;
 pub use endpoint::{Endpoint, Proxy, ProxyUrl};
 pub use error::{ConfigError, Origin, Warning};
-pub use flags::Flags;
+pub use flags::{Flags, HandFlags};
+pub use hand::HandSettings;
 pub use run::RunSettings;
 pub use s3::{Keys, Lookup, S3Access, S3Layer, Secret, ca_config_map, resolve_s3};
 pub use sources::{Environment, Sourced};
@@ -45,6 +47,26 @@ pub fn load(flags: &Flags) -> Result<(RunSettings, Vec<Warning>), ConfigError> {
     };
     let (settings, warnings) = RunSettings::new(flags, &environment, &files)?;
     settings.s3.check_certificates(&read_certificates)?;
+    Ok((settings, warnings))
+}
+
+/// The same for a verb by hand. Without `--config` the file that K3s or RKE2 read is read, where there is one that we may read.
+pub fn load_by_hand(flags: &Flags) -> Result<(HandSettings, Vec<Warning>), ConfigError> {
+    let environment = Environment::new(std::env::vars_os())?;
+    let mut warnings = Vec::new();
+    let named = flags.get("config").filter(|path| !path.is_empty());
+    let path = named.map_or_else(|| hand::default_config(flags, &environment), PathBuf::from);
+    let files = match file::read(&path) {
+        Err(ConfigError::FileUnreadable { path, source }) if named.is_none() => {
+            if source.kind() != io::ErrorKind::NotFound {
+                warnings.push(format!("the settings of {} are not used: it cannot be read ({source})", path.display()));
+            }
+            Vec::new()
+        }
+        read => read?,
+    };
+    let (settings, more) = HandSettings::new(flags, &environment, &files)?;
+    warnings.extend(more);
     Ok((settings, warnings))
 }
 

@@ -77,14 +77,7 @@ impl RunSettings {
         let texts = given.or(Texts::of_defaults());
         let node = texts.require("node-name", values::node)?;
         let program = texts.require("program", values::program)?.value;
-        let data_dir = match texts.parse("data-dir", values::directory)? {
-            Some(dir) => dir.value,
-            None => PathBuf::from(format!("/var/lib/rancher/{program}")),
-        };
-        let snapshot_dir = match texts.parse("etcd-snapshot-dir", values::directory)? {
-            Some(dir) => dir.value,
-            None => data_dir.join("server/db/snapshots"),
-        };
+        let (data_dir, snapshot_dir) = directories(&texts, program)?;
         let interval = texts.require("etcd-snapshot-reconcile-interval", values::time)?.value;
         let zone = texts.parse("etcd-snapshot-timezone", values::zone)?.map_or_else(|| environment.zone(), |zone| zone.value);
         let schedule = texts.require("etcd-snapshot-schedule-cron", |text| values::schedule(text, &zone))?.value;
@@ -120,8 +113,21 @@ impl RunSettings {
     }
 }
 
+/// The data directory and the snapshot directory.
+pub(super) fn directories(texts: &Texts, program: Program) -> Result<(PathBuf, PathBuf), ConfigError> {
+    let data_dir = match texts.parse("data-dir", values::directory)? {
+        Some(dir) => dir.value,
+        None => PathBuf::from(format!("/var/lib/rancher/{program}")),
+    };
+    let snapshot_dir = match texts.parse("etcd-snapshot-dir", values::directory)? {
+        Some(dir) => dir.value,
+        None => data_dir.join("server/db/snapshots"),
+    };
+    Ok((data_dir, snapshot_dir))
+}
+
 /// What is wrong is said of the setting that it names.
-fn etcd(texts: &Texts) -> Result<EtcdAccess, ConfigError> {
+pub(super) fn etcd(texts: &Texts) -> Result<EtcdAccess, ConfigError> {
     let text = |name: &'static str| texts.text(name).unwrap_or_default().to_string();
     let settings = EtcdSettings {
         endpoint: text("etcd-endpoint"),

@@ -29,6 +29,11 @@ pub struct Environment {
 }
 
 impl Environment {
+    /// What the variable made from a setting's name holds.
+    pub fn get(&self, setting: &Setting) -> Option<&str> {
+        self.variables.get(&setting.environment()).map(String::as_str)
+    }
+
     /// Picks them out of `variables`. Of the others nothing is kept, and nothing has to be UTF-8.
     pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
         let ours: Vec<String> = SETTINGS.iter().filter(|setting| setting.reach.has_environment()).flat_map(variable_names).collect();

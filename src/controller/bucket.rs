@@ -299,7 +299,7 @@ pub fn place(connected: &Connected) -> Place {
 }
 
 /// The settings as records show them. Keys, proxy and timeouts are never shown.
-fn shown(access: &S3Access) -> S3 {
+pub fn shown(access: &S3Access) -> S3 {
     S3 {
         endpoint: access.endpoint.as_str().into(),
         endpoint_ca: access.endpoint_ca.clone(),

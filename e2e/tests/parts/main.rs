@@ -6,6 +6,8 @@ mod api_away;
 mod boltdb;
 mod bucket;
 mod bucket_faults;
+mod cli_get;
+mod cli_ls;
 mod common;
 mod counts;
 mod directory;

@@ -82,13 +82,30 @@ impl Directory {
     /// The directory at an absolute path, whatever is there just now; it is created (0700) when neither it nor its state
     /// ever existed. Blocks for a few looks at the disk.
     pub fn open(path: PathBuf, node: NodeName) -> Result<Self, LocalError> {
+        let directory = Self::with_state(path, node, state::State::new)?;
+        // Whatever is wrong now is each listing's to say, until it is right.
+        let _ = directory.0.enter();
+        Ok(directory)
+    }
+
+    /// The same for somebody who only looks: nothing is created, noted or swept, and verdicts stay in memory.
+    pub fn read_only(path: PathBuf, node: NodeName) -> Result<Self, LocalError> {
+        Self::with_state(path, node, state::State::read_only)
+    }
+
+    /// The nodes whose agents ever kept state on this directory. Blocks for a few small files.
+    pub fn nodes(&self) -> Vec<NodeName> {
+        self.0.state.nodes()
+    }
+
+    fn with_state(path: PathBuf, node: NodeName, state: impl Fn(&Path, &Path, &NodeName) -> state::State) -> Result<Self, LocalError> {
         let plain = path.is_absolute() && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
         let Some(parent) = path.parent().filter(|_| plain) else {
             return Err(LocalError::NotUsable(path));
         };
         let metadata = parent.join(".metadata");
-        let state = state::State::new(&path, &metadata, &node);
-        let directory = Self(Arc::new(Inner {
+        let state = state(&path, &metadata, &node);
+        Ok(Self(Arc::new(Inner {
             path,
             metadata,
             node,
@@ -97,10 +114,7 @@ impl Directory {
             rest: Mutex::default(),
             garbled: Mutex::default(),
             listed: Notify::new(),
-        }));
-        // Whatever is wrong now is each listing's to say, until it is right.
-        let _ = directory.0.enter();
-        Ok(directory)
+        })))
     }
 
     /// Its place among the storages.

@@ -65,6 +65,8 @@ pub struct State {
     root: PathBuf,
     pub(super) own: PathBuf,
     node: NodeName,
+    /// Nothing is written: what is learnt stays in memory.
+    read_only: bool,
     memory: Mutex<Memory>,
 }
 
@@ -83,12 +85,28 @@ impl State {
     /// The state of a node on the directory of this path; touches nothing yet.
     pub fn new(directory: &Path, metadata: &Path, node: &NodeName) -> Self {
         let root = root(directory, metadata);
-        Self { own: root.join(folder(node)), root, node: node.clone(), memory: Mutex::default() }
+        Self { own: root.join(folder(node)), root, node: node.clone(), read_only: false, memory: Mutex::default() }
+    }
+
+    /// The same for somebody who only looks.
+    pub fn read_only(directory: &Path, metadata: &Path, node: &NodeName) -> Self {
+        Self { read_only: true, ..Self::new(directory, metadata, node) }
+    }
+
+    /// The nodes that ever kept state on this directory.
+    pub fn nodes(&self) -> Vec<NodeName> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten();
+        let note =
+            |entry: io::Result<fs::DirEntry>| understood::<SelfNote>(&bounded(&entry.ok()?.path().join("self.json"), LARGEST).ok()?).ok();
+        let mut nodes: Vec<_> = entries.filter_map(note).filter_map(|note| NodeName::new(&note.node).ok()).collect();
+        nodes.sort();
+        nodes
     }
 
     /// Whether any agent ever had state on this directory.
     pub fn ever_existed(&self) -> bool {
-        is_there(&self.root)
+        // Who only looks creates nothing anyway.
+        self.read_only || is_there(&self.root)
     }
 
     /// The same of any directory whose sidecars are in this folder.
@@ -100,7 +118,7 @@ impl State {
     /// of this node may be writing just now, because the lock is not ours alone, stay for a day.
     pub fn prepare(&self, beside: &[&Path]) -> Result<(), LocalError> {
         let mut memory = self.memory();
-        if memory.lock.is_some() {
+        if memory.lock.is_some() || self.read_only {
             return Ok(());
         }
         let files = self.own.join("files");
@@ -165,6 +183,9 @@ impl State {
     }
 
     fn change_self(&self, change: impl FnOnce(&mut SelfNote)) -> Result<(), LocalError> {
+        if self.read_only {
+            return Ok(());
+        }
         // A beat and a listing may both have something to note.
         let _one_at_a_time = self.memory();
         let mut note = self.self_note()?.unwrap_or_else(|| SelfNote {

@@ -44,8 +44,8 @@ pub struct Looker<'a> {
     pub place: &'a Place,
     /// The folder with its slash, or nothing.
     pub prefix: &'a str,
-    /// Our cluster: of another one's objects the sidecar is not read.
-    pub us: &'a ClusterId,
+    /// Our cluster: of another one's objects the sidecar is not read. None: everybody's are.
+    pub us: Option<&'a ClusterId>,
     /// The longest time for one request.
     pub timeout: std::time::Duration,
 }
@@ -62,7 +62,7 @@ impl Looker<'_> {
             return Looked::Replaced;
         }
         let user = UserMetadata::of(head.metadata());
-        let ours_or_unknown = user.cluster.as_ref().is_none_or(|cluster| cluster == self.us);
+        let ours_or_unknown = user.cluster.as_ref().is_none_or(|cluster| self.us.is_none_or(|us| cluster == us));
         let (sidecar, fault) = match sidecar.filter(|_| ours_or_unknown) {
             None => (BTreeMap::new(), None),
             Some(entry) => match self.sidecar(name, entry).await {
@@ -170,6 +170,15 @@ pub struct UserMetadata {
 }
 
 impl UserMetadata {
+    /// Whose words it has.
+    pub fn program(metadata: Option<&HashMap<String, String>>) -> Option<Program> {
+        let has = |program: &Program| {
+            let ours = format!("{program}-cluster-id");
+            metadata.is_some_and(|metadata| metadata.keys().any(|key| key.eq_ignore_ascii_case(&ours)))
+        };
+        Program::ALL.into_iter().find(has)
+    }
+
     /// Reads it under every program word.
     pub fn of(metadata: Option<&HashMap<String, String>>) -> Self {
         let Some(metadata) = metadata else { return Self::default() };

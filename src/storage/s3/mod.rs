@@ -7,6 +7,7 @@
 mod body;
 mod client;
 mod dial;
+pub mod download;
 mod error;
 mod found;
 mod list;
@@ -64,6 +65,8 @@ pub struct Bucket {
     storage: Storage,
     prefix: String,
     us: ClusterId,
+    /// Of everybody's objects the sidecars are read.
+    everyone: bool,
     timeout: Duration,
     /// What was looked into and stands in nobody else's memory: objects of other clusters have no record.
     looked: Mutex<Memory>,
@@ -83,7 +86,14 @@ impl Bucket {
         let prefix = if access.folder.is_empty() { String::new() } else { format!("{}/", access.folder) };
         let (storage, timeout) = (access.storage(), access.timeout);
         let [exists, unconditional] = [false; 2].map(AtomicBool::new);
-        Ok(Self { client, place, storage, prefix, us, timeout, looked: Mutex::default(), exists, unconditional })
+        let looked = Mutex::default();
+        Ok(Self { client, place, storage, prefix, us, everyone: false, timeout, looked, exists, unconditional })
+    }
+
+    /// The same for somebody who looks at everybody's objects alike, and whose cluster is none.
+    pub async fn of_everyone(access: &S3Access, observer: Observer) -> Result<Self, S3Error> {
+        let nobody = ClusterId::new("nobody").expect("not empty");
+        Ok(Self { everyone: true, ..Self::new(access, nobody, observer).await? })
     }
 
     /// Which storage this is.
@@ -92,7 +102,8 @@ impl Bucket {
     }
 
     fn looker(&self) -> Looker<'_> {
-        Looker { client: &self.client, place: &self.place, prefix: &self.prefix, us: &self.us, timeout: self.timeout }
+        let us = Some(&self.us).filter(|_| !self.everyone);
+        Looker { client: &self.client, place: &self.place, prefix: &self.prefix, us, timeout: self.timeout }
     }
 
     fn looked(&self) -> MutexGuard<'_, Memory> {

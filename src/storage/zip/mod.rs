@@ -5,5 +5,5 @@
 mod read;
 mod write;
 
-pub use read::{Unpacked, verify};
+pub use read::{Unpacked, unpack_into, verify};
 pub use write::{Entry, Written, write};

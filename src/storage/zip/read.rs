@@ -7,7 +7,7 @@
 //! comment, up to 65 KiB of bytes after it, zip64. Nothing that the archive claims is believed before it is bounded: we
 //! find the end record and the one central header ourselves, and the `zip` crate only ever sees that one header.
 
-use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
 
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive, read::ZipReadOptions};
@@ -40,9 +40,15 @@ pub struct Unpacked {
 /// Reads the snapshot in an archive of `length` bytes to its end. `go_on` is asked between pieces, and false ends it with
 /// [`io::ErrorKind::Interrupted`]. Memory does not grow with anything that the archive claims.
 pub fn verify(archive: impl Read + Seek, length: u64, go_on: impl Fn() -> bool) -> io::Result<Unpacked> {
+    unpack_into(archive, length, io::sink(), go_on)
+}
+
+/// The same, and writes the snapshot while it is read. What was written is the snapshot only where the verdict is whole.
+pub fn unpack_into(archive: impl Read + Seek, length: u64, into: impl Write, go_on: impl Fn() -> bool) -> io::Result<Unpacked> {
     let mut archive = Archive { inner: archive, length, base: 0, failed: None };
-    let outcome = unpack(&mut archive, go_on);
-    match (archive.failed, outcome) {
+    let mut written = Written { inner: into, failed: None };
+    let outcome = unpack(&mut archive, &mut written, go_on);
+    match (archive.failed.or(written.failed), outcome) {
         (Some(error), _) | (None, Err(Refused::Io(error))) => Err(error),
         (None, Ok(unpacked)) => Ok(unpacked),
         (None, Err(Refused::Damaged(why))) => {
@@ -52,7 +58,11 @@ pub fn verify(archive: impl Read + Seek, length: u64, go_on: impl Fn() -> bool) 
     }
 }
 
-fn unpack<R: Read + Seek>(archive: &mut Archive<R>, go_on: impl Fn() -> bool) -> Result<Unpacked, Refused> {
+fn unpack<R: Read + Seek, W: Write>(
+    archive: &mut Archive<R>,
+    into: &mut Written<W>,
+    go_on: impl Fn() -> bool,
+) -> Result<Unpacked, Refused> {
     let (header, base) = only_header(archive)?;
     archive.base = base;
     let directory = ZipArchive::new(Cursor::new(as_archive(&header)))?.metadata();
@@ -78,9 +88,33 @@ fn unpack<R: Read + Seek>(archive: &mut Archive<R>, go_on: impl Fn() -> bool) ->
         return Err(Refused::damaged(format!("in its zip archive, {}", verify::implausible_size(size))));
     }
     let reader = entry.with_reader(archive, ZipReadOptions::new())?;
-    let verified = verify::verify(reader, size, go_on)?;
+    let verified = verify::verify(Tee { from: reader, into }, size, go_on)?;
     let db_size = (verified.verdict == Verdict::Whole).then_some(size - TRAILER);
     Ok(Unpacked { verified, db_size })
+}
+
+/// Where the snapshot is written. It remembers its first error, which says nothing about the archive.
+struct Written<W> {
+    inner: W,
+    failed: Option<io::Error>,
+}
+
+/// Writes what is read.
+struct Tee<'a, R, W> {
+    from: R,
+    into: &'a mut Written<W>,
+}
+
+impl<R: Read, W: Write> Read for Tee<'_, R, W> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let got = self.from.read(into)?;
+        if let Err(error) = self.into.inner.write_all(&into[..got]) {
+            let kind = error.kind();
+            self.into.failed = Some(error);
+            return Err(kind.into());
+        }
+        Ok(got)
+    }
 }
 
 /// The central header of the one entry, and where the archive begins.

@@ -85,6 +85,10 @@ impl State {
 
     /// What was about to be removed.
     pub fn intended(&self) -> Vec<(FileName, Version)> {
+        // Who only looks finishes nothing.
+        if self.read_only {
+            return Vec::new();
+        }
         self.memory().notes.iter().filter_map(|(name, note)| Some((name.clone(), note.removing.clone()?))).collect()
     }
 
@@ -107,6 +111,9 @@ impl State {
 
     /// Forgets files that a complete listing of everything that is ours does not have; some of them, when there are many.
     pub fn forget_all_but(&self, listing: &Listing) -> Result<(), LocalError> {
+        if self.read_only {
+            return Ok(());
+        }
         let mut memory = self.memory();
         memory.unsaved.retain(|name, _| listing.contains_key(name));
         let is_gone = |(name, note): &(&FileName, &Note)| !listing.contains_key(*name) && !note.is_pending();
@@ -152,6 +159,10 @@ impl State {
         let before = read.clone().or_else(|| memory.notes.get(name).cloned());
         let mut note = before.clone().unwrap_or_default();
         change(&mut note);
+        if self.read_only {
+            memory.notes.insert(name.clone(), note);
+            return Ok(());
+        }
         if note.is_empty() {
             remove(&path)?;
             memory.notes.remove(name);

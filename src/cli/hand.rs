@@ -1,0 +1,168 @@
+//! What all verbs by hand have in common: the flags that K3s has, the settings, the log, and how signals end them.
+//!
+//! In: the common part of a command line, and what the verb does. Out: its exit code. Nothing is done after a signal but what makes an
+//! end that can be taken up again.
+
+use std::io;
+use std::process;
+use std::time::Duration;
+
+use clap::{ArgAction, Args};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::trouble::Trouble;
+use super::{FAILED, USAGE, terminal};
+use crate::config::{HandFlags, HandSettings, load_by_hand};
+use crate::log;
+
+/// How long a verb may take to end after a signal.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The part of the command line that every verb by hand has.
+#[derive(Debug, Args)]
+pub struct Hand {
+    #[command(flatten)]
+    settings: HandFlags,
+    /// Say more of what is done, on standard error; twice for everything.
+    #[arg(long, short, action = ArgAction::Count, help_heading = "Output")]
+    verbose: u8,
+    /// Say everything, as -vv.
+    #[arg(long, help_heading = "Output")]
+    debug: bool,
+    /// Accepted for K3s's sake: the log goes to standard error.
+    #[arg(long, short, value_name = "FILE", hide = true)]
+    log: Option<Ignored>,
+    /// Accepted for K3s's sake: the log goes to standard error anyway.
+    #[arg(long, num_args = 0..=1, require_equals = true, hide = true, default_missing_value = "true", value_name = "true|false")]
+    alsologtostderr: Option<Ignored>,
+    /// Accepted for K3s's sake: no server is asked to do the work.
+    #[arg(long, short = 't', value_name = "TOKEN", hide = true)]
+    etcd_token: Option<Ignored>,
+    /// Accepted for K3s's sake: no server is asked to do the work.
+    #[arg(long, short = 's', value_name = "URL", hide = true)]
+    etcd_server: Option<Ignored>,
+}
+
+/// A value that does nothing here, and is not kept: it may be a token.
+#[derive(Debug, Clone, Copy)]
+struct Ignored;
+
+impl std::str::FromStr for Ignored {
+    type Err = std::convert::Infallible;
+
+    fn from_str(_: &str) -> Result<Self, Self::Err> {
+        Ok(Self)
+    }
+}
+
+impl Hand {
+    /// What was given and does nothing here, each with the reason.
+    fn without_effect(&self) -> Vec<&'static str> {
+        let server = "--etcd-token and --etcd-server do nothing here: the work is done by this process, and not by a server of K3s";
+        let log = "--log and --alsologtostderr do nothing here: the log goes to standard error";
+        [
+            (self.etcd_token.is_some() || self.etcd_server.is_some()).then_some(server),
+            (self.log.is_some() || self.alsologtostderr.is_some()).then_some(log),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    fn level(&self) -> &'static str {
+        match self.verbose {
+            _ if self.debug => "debug",
+            0 => "warn",
+            1 => "info",
+            _ => "debug",
+        }
+    }
+
+    /// With S3 turned on: for a verb that is about the bucket alone.
+    pub fn with_bucket(mut self) -> Self {
+        self.settings.0 = self.settings.0.with("etcd-s3", "true");
+        self
+    }
+}
+
+/// Does what a verb does, with the settings in force. `verb` is told to stop by a signal, and then has a moment to end; a second signal
+/// ends it at once.
+pub fn by_hand(hand: &Hand, verb: impl AsyncFnOnce(HandSettings, CancellationToken) -> Result<u8, Trouble>) -> u8 {
+    let (settings, warnings) = match load_by_hand(&hand.settings.0) {
+        Ok(loaded) => loaded,
+        Err(error) => return ended(Err(error.into())),
+    };
+    if let Err(error) = log::init_at(log::Form::Text, hand.level()) {
+        return ended(Err(Trouble::usage(error.to_string()).because_of(&error)));
+    }
+    for text in warnings.iter().map(String::as_str).chain(hand.without_effect()) {
+        terminal::note(text);
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return ended(Err(Trouble::failed("the runtime cannot be started").because_of(&error))),
+    };
+    let code = runtime.block_on(until_signalled(|stop| verb(settings, stop)));
+    // A reader in a blocking call of a dead disk is not waited for.
+    runtime.shutdown_background();
+    code
+}
+
+/// Waits for an answer, and no longer once a signal has come: for questions that leave nothing half done.
+pub async fn unless_stopped<T>(stop: &CancellationToken, asked: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+    tokio::select! {
+        answer = asked => answer,
+        () = stop.cancelled() => Err(Trouble::failed("interrupted")),
+    }
+}
+
+async fn until_signalled(verb: impl AsyncFnOnce(CancellationToken) -> Result<u8, Trouble>) -> u8 {
+    let mut signals = match listen() {
+        Ok(signals) => signals,
+        Err(error) => return ended(Err(Trouble::failed("signals cannot be listened to").because_of(&error))),
+    };
+    let stop = CancellationToken::new();
+    let running = verb(stop.clone());
+    tokio::pin!(running);
+    let number = tokio::select! {
+        done = &mut running => return ended(done),
+        number = signals.next() => number,
+    };
+    stop.cancel();
+    tokio::select! {
+        done = tokio::time::timeout(GRACE, running) => if let Ok(Err(trouble)) = done { terminal::say(trouble.shown()) },
+        again = signals.next() => process::exit(128 + i32::from(again)),
+    }
+    128 + number
+}
+
+fn ended(done: Result<u8, Trouble>) -> u8 {
+    done.unwrap_or_else(|trouble| {
+        terminal::complain(&trouble);
+        if trouble.code == USAGE {
+            terminal::say("  --help shows all settings");
+        }
+        trouble.code.max(FAILED)
+    })
+}
+
+/// The signals that end a verb.
+struct Signals([(u8, tokio::signal::unix::Signal); 3]);
+
+fn listen() -> io::Result<Signals> {
+    let kinds = [(2, SignalKind::interrupt()), (15, SignalKind::terminate()), (1, SignalKind::hangup())];
+    let [interrupt, terminate, hangup] = kinds.map(|(number, kind)| signal(kind).map(|signal| (number, signal)));
+    Ok(Signals([interrupt?, terminate?, hangup?]))
+}
+
+impl Signals {
+    async fn next(&mut self) -> u8 {
+        let [(interrupt, a), (terminate, b), (hangup, c)] = &mut self.0;
+        tokio::select! {
+            _ = a.recv() => *interrupt,
+            _ = b.recv() => *terminate,
+            _ = c.recv() => *hangup,
+        }
+    }
+}

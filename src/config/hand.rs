@@ -1,0 +1,122 @@
+//! The settings of a verb by hand.
+//!
+//! In: flags, environment and config files, as for a run. Out: [`HandSettings`], which parses a setting when a verb asks for it: what a
+//! verb does not need is neither demanded nor complained about. Pure.
+
+use std::path::PathBuf;
+
+use super::error::{ConfigError, Warning};
+use super::file::ConfigFile;
+use super::flags::Flags;
+use super::run;
+use super::s3::S3Layer;
+use super::sources::{Environment, Texts};
+use super::table::setting;
+use super::values;
+use crate::etcd::EtcdAccess;
+use crate::snapshot::{NodeName, Program};
+
+/// What somebody in front of a terminal has set.
+#[derive(Debug, Clone)]
+pub struct HandSettings {
+    given: Texts,
+    texts: Texts,
+}
+
+impl HandSettings {
+    /// Decides which place wins, setting by setting.
+    pub fn new(flags: &Flags, environment: &Environment, files: &[ConfigFile]) -> Result<(Self, Vec<Warning>), ConfigError> {
+        let (given, warnings) = Texts::collect(flags, environment, files)?;
+        let texts = given.clone().or(Texts::of_defaults());
+        Ok((Self { given, texts }, warnings))
+    }
+
+    /// This node, where it is named.
+    pub fn node(&self) -> Result<Option<NodeName>, ConfigError> {
+        Ok(self.texts.parse("node-name", values::node)?.map(|node| node.value))
+    }
+
+    /// Whose words to write.
+    pub fn program(&self) -> Result<Program, ConfigError> {
+        Ok(self.texts.require("program", values::program)?.value)
+    }
+
+    /// The directory with the snapshots of this node.
+    pub fn snapshot_dir(&self) -> Result<PathBuf, ConfigError> {
+        Ok(run::directories(&self.texts, self.program()?)?.1)
+    }
+
+    /// Whether somebody said which directory that is.
+    pub fn names_a_directory(&self) -> bool {
+        ["etcd-snapshot-dir", "data-dir"].iter().any(|name| self.given.text(name).is_some())
+    }
+
+    /// Namespace of the agents; None means the kubeconfig's.
+    pub fn namespace(&self) -> Result<Option<String>, ConfigError> {
+        Ok(self.texts.parse("namespace", values::namespace)?.map(|name| name.value))
+    }
+
+    /// Namespace of the S3 Secret and of the ConfigMap that it names.
+    pub fn config_namespace(&self) -> Result<String, ConfigError> {
+        Ok(self.texts.require("config-namespace", values::namespace)?.value)
+    }
+
+    /// The settings of S3; they may say that there is no bucket.
+    pub fn s3(&self) -> Result<S3Layer, ConfigError> {
+        let layer = S3Layer::new(&self.given)?;
+        layer.check()?;
+        Ok(layer)
+    }
+
+    /// The etcd member of this node.
+    pub fn etcd(&self) -> Result<EtcdAccess, ConfigError> {
+        run::etcd(&self.texts)
+    }
+
+    /// How many good snapshots the directory keeps; 0 means all.
+    pub fn retention(&self) -> Result<u32, ConfigError> {
+        Ok(self.texts.require("etcd-snapshot-retention", values::count)?.value)
+    }
+}
+
+/// Where the config file of the program is that this node runs.
+pub(super) fn default_config(flags: &Flags, environment: &Environment) -> PathBuf {
+    let named = flags.get("program").or_else(|| environment.get(setting("program")?)).and_then(|text| values::program(text).ok());
+    PathBuf::from(format!("/etc/rancher/{}/config.yaml", named.unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(flags: &[(&'static str, &str)]) -> HandSettings {
+        let flags: Flags = flags.iter().map(|(name, text)| (*name, (*text).to_string())).collect();
+        HandSettings::new(&flags, &Environment::default(), &[]).unwrap().0
+    }
+
+    #[test]
+    fn nothing_is_demanded_before_it_is_asked_for() {
+        let settings = settings(&[]);
+        assert_eq!((settings.node().unwrap(), settings.s3().unwrap().is_on()), (None, false));
+        assert_eq!(settings.snapshot_dir().unwrap(), PathBuf::from("/var/lib/rancher/k3s/server/db/snapshots"));
+        assert!(!settings.names_a_directory());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_by_whoever_asks() {
+        let settings = settings(&[("node-name", "s3"), ("etcd-snapshot-dir", "here"), ("etcd-s3", "true")]);
+        assert!(settings.node().unwrap_err().to_string().contains("K3s marks"));
+        assert!(settings.snapshot_dir().unwrap_err().to_string().contains("not an absolute path"));
+        assert!(matches!(settings.s3().unwrap_err(), ConfigError::Missing("etcd-s3-bucket")));
+        assert_eq!(settings.config_namespace().unwrap(), "kube-system");
+    }
+
+    #[test]
+    fn the_config_file_is_that_of_the_program() {
+        let of = |flags: &[(&'static str, &str)]| {
+            default_config(&flags.iter().map(|(name, text)| (*name, (*text).to_string())).collect(), &Environment::default())
+        };
+        assert_eq!(of(&[]), PathBuf::from("/etc/rancher/k3s/config.yaml"));
+        assert_eq!(of(&[("program", "rke2")]), PathBuf::from("/etc/rancher/rke2/config.yaml"));
+    }
+}
