@@ -49,6 +49,7 @@ use crate::snapshot::{ClusterId, Complete, Failure, FileName, Inventory, Known, 
 use error::{Asked, Place};
 use list::{Entry, Folder};
 use look::{Looked, Looker};
+use multipart::Sizes;
 
 /// Looks that are under way at once.
 const LOOKS: usize = 32;
@@ -71,6 +72,7 @@ pub struct Bucket {
     exists: AtomicBool,
     /// Whether the server was seen not to know `If-None-Match`.
     unconditional: AtomicBool,
+    sizes: Sizes,
 }
 
 /// What it takes to list, and to tell a missing object from a missing bucket.
@@ -83,7 +85,7 @@ impl Bucket {
         let prefix = if access.folder.is_empty() { String::new() } else { format!("{}/", access.folder) };
         let (storage, timeout) = (access.storage(), access.timeout);
         let [exists, unconditional] = [false; 2].map(AtomicBool::new);
-        Ok(Self { client, place, storage, prefix, us, timeout, looked: Mutex::default(), exists, unconditional })
+        Ok(Self { client, place, storage, prefix, us, timeout, looked: Mutex::default(), exists, unconditional, sizes: Sizes::default() })
     }
 
     /// Which storage this is.
