@@ -30,7 +30,7 @@ async fn begun(bucket: &Bucket) -> Vec<UploadId> {
     listed.uploads().iter().map(|upload| UploadId(upload.upload_id().unwrap().into())).collect()
 }
 
-fn part_of(parts: &http::request::Parts) -> Option<u32> {
+fn part_of(parts: &http::request::Parts) -> Option<i32> {
     let number = parts.uri.query()?.split('&').find_map(|pair| pair.strip_prefix("partNumber="))?;
     (kind(parts) == "PART").then(|| number.parse().unwrap())
 }
@@ -134,8 +134,8 @@ async fn an_upload_cut_at_any_place_is_gone_on_with() {
         let (failed, id) = noting(&bucket, &outgoing("s-cp1-1", &large)).await;
         assert_eq!(failed.unwrap_err().category(), "expired");
         assert_eq!(begun(&bucket).await, id.iter().cloned().collect::<Vec<_>>(), "it is there for the next try");
-        let missing: BTreeSet<u32> = (1..=5).filter(|number| !server.part(id.as_ref().unwrap(), *number as i32).exists()).collect();
-        let sent: Arc<Mutex<BTreeSet<u32>>> = Arc::default();
+        let missing: BTreeSet<i32> = (1..=5).filter(|number| !server.part(id.as_ref().unwrap(), *number).exists()).collect();
+        let sent: Arc<Mutex<BTreeSet<i32>>> = Arc::default();
         let log = Arc::clone(&sent);
         server.fail(move |parts| {
             log.lock().unwrap().extend(part_of(parts));

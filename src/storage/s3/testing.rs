@@ -24,6 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::multipart::Sizes;
+use super::source::md5;
 use super::{Bucket, Observer, Outgoing, S3Error, Uploaded};
 use crate::config::{Environment, Flags, RunSettings, S3Access, read_certificates, resolve_s3};
 use crate::snapshot::{ClusterId, Digest, FileName, NodeName, Program, UploadId};
@@ -38,11 +39,12 @@ pub type Answer = Response<Body>;
 #[derive(Clone, Default)]
 struct Front {
     log: Arc<Mutex<Vec<String>>>,
-    fault: Option<Arc<dyn Fn(&Parts) -> Option<Answer> + Send + Sync>>,
+    fault: Option<Fault>,
     loss: Option<Which>,
     held: Option<Which>,
 }
 
+type Fault = Arc<dyn Fn(&Parts) -> Option<Answer> + Send + Sync>;
 type Which = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
 
 /// An S3 server on loopback with one bucket, `etc`.
@@ -296,6 +298,11 @@ pub fn bytes(kib: usize) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..kib).flat_map(|number| u64::try_from(number).unwrap().to_le_bytes().repeat(128)).collect();
     bytes.extend_from_slice(b"end");
     bytes
+}
+
+/// MD5 of these bytes, as an ETag has it.
+pub fn md5_hex(bytes: &[u8]) -> String {
+    md5(bytes).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// Uploads without anybody who notes anything.

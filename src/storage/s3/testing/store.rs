@@ -50,10 +50,6 @@ impl FullStore {
     }
 }
 
-fn etag(bytes: &[u8]) -> String {
-    Md5::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[async_trait::async_trait]
 impl S3 for FullStore {
     async fn list_objects_v2(&self, request: S3Request<dto::ListObjectsV2Input>) -> Answered<dto::ListObjectsV2Output> {
@@ -155,7 +151,7 @@ impl S3 for FullStore {
         listed.output.is_truncated = Some(parts.len() > PAGE);
         parts.truncate(PAGE);
         for part in &mut parts {
-            part.e_tag = Some(dto::ETag::Strong(etag(&self.part(&id, part.part_number.unwrap()).unwrap())));
+            part.e_tag = Some(dto::ETag::Strong(super::md5_hex(&self.part(&id, part.part_number.unwrap()).unwrap())));
         }
         listed.output.next_part_number_marker = parts.last().and_then(|part| part.part_number);
         listed.output.parts = Some(parts);
