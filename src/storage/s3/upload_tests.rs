@@ -447,3 +447,15 @@ async fn bytes_and_repetitions_are_told() {
         [head, head, file, put("throttled"), again, file, put("throttled"), again, file, put("success"), sidecar, put("success")];
     assert_eq!(*told.lock().unwrap(), expected);
 }
+
+#[tokio::test]
+async fn a_refusal_that_comes_before_the_bytes_were_read_is_understood() {
+    let server = Server::start().await;
+    let bucket = server.bucket(&[]).await;
+    server.fail(|parts| (kind(parts) == "PUT").then(|| refusal(403, "AccessDenied")));
+    let going = outgoing("s-cp1-1", &bytes(15 << 10));
+    for _ in 0..5 {
+        assert_eq!(upload(&bucket, &going).await.unwrap_err().category(), "denied");
+        assert_eq!(server.order(), ["HEAD", "HEAD", "PUT"]);
+    }
+}
