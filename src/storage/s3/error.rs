@@ -259,7 +259,6 @@ impl Asked<'_> {
             ("PreconditionFailed" | "ConditionalRequestConflict" | "OperationAborted", _) | (_, 409 | 412) => {
                 (Category::Conflict, format!("was refused ({said}): somebody else is writing or deleting this key; the next try decides"))
             }
-            ("InternalError", 200..=299) => (Category::Server, format!("failed in the server ({said})")),
             ("RequestTimeout", _) | (_, 408 | 504) => (Category::Timeout, format!("took too long for the server ({said})")),
             ("NotImplemented", _) | (_, 501 | 405) => (Category::Protocol, format!("is something that the server cannot do ({said})")),
             (_, 407) => {
@@ -267,7 +266,8 @@ impl Asked<'_> {
             }
             (_, 401 | 403) => (Category::Denied, format!("was refused ({said}): the credentials need {}", self.permission)),
             ("", 200..=299) => (Category::Protocol, NOT_S3.into()),
-            (_, 500..) => (Category::Server, format!("failed in the server ({said})")),
+            // It may also come after a 200, when an upload in parts ends.
+            ("InternalError", _) | (_, 500..) => (Category::Server, format!("failed in the server ({said})")),
             _ => (Category::Protocol, format!("was refused ({said})")),
         };
         self.say(category, rest)

@@ -50,6 +50,7 @@ use crate::snapshot::{ClusterId, Complete, Failure, FileName, Inventory, Known, 
 use error::{Asked, Place};
 use list::{Entry, Folder};
 use look::{Looked, Looker};
+use multipart::Sizes;
 
 /// Looks that are under way at once.
 const LOOKS: usize = 32;
@@ -74,6 +75,7 @@ pub struct Bucket {
     exists: AtomicBool,
     /// Whether the server was seen not to know `If-None-Match`.
     unconditional: AtomicBool,
+    sizes: Sizes,
 }
 
 /// What it takes to list, and to tell a missing object from a missing bucket.
@@ -87,7 +89,7 @@ impl Bucket {
         let (storage, timeout) = (access.storage(), access.timeout);
         let [exists, unconditional] = [false; 2].map(AtomicBool::new);
         let looked = Mutex::default();
-        Ok(Self { client, place, storage, prefix, us, everyone: false, timeout, looked, exists, unconditional })
+        Ok(Self { client, place, storage, prefix, us, everyone: false, timeout, looked, exists, unconditional, sizes: Sizes::default() })
     }
 
     /// The same for somebody who looks at everybody's objects alike, and whose cluster is none.
@@ -248,8 +250,8 @@ impl Store for Bucket {
         entry_of(&head).map(|entry| Some(version(&entry, None))).ok_or_else(bare)
     }
 
-    async fn remove(&self, file: &SnapshotFile, _adopting: bool) -> Result<Removed, Failure> {
-        Err(Failure::new("internal", format!("removing {} from a bucket is not possible", file.name)))
+    async fn remove(&self, file: &SnapshotFile, adopting: bool) -> Result<Removed, Failure> {
+        self.remove_object(file, adopting).await.map_err(|error| error.failure())
     }
 }
 

@@ -4,11 +4,13 @@
 //! At most three parts are in memory. Nobody's upload is touched but those whose ids we were given, or found under keys of ours.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use futures::TryStreamExt as _;
+use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
 
 use super::Bucket;
@@ -19,20 +21,35 @@ use super::source::{self, Part, content_md5};
 use super::upload::{Outgoing, PUT, Uploaded};
 use crate::snapshot::{Digest, Failure, FileName, UploadId};
 
-/// Bytes of a part. At the default `etcd-s3-timeout` a line needs 0.2 Mbit/s for one even when nothing shows that it moves.
-const PART: u64 = 8 * 1024 * 1024;
+/// What is sent in which pieces.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Larger files go up in parts. As much is read into memory.
+    pub in_one: u64,
+    /// Bytes of a part, and more where there would be too many of them.
+    pub part: u64,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { in_one: 16 * MIB, part: 8 * MIB }
+    }
+}
+
+impl Sizes {
+    /// Bytes of each part of a file: the same at every try, so that an earlier try's parts fit.
+    fn part_of(self, size: u64) -> u64 {
+        if size.div_ceil(self.part) <= MOST_PARTS { self.part } else { size.div_ceil(MOST_PARTS).next_multiple_of(MIB) }
+    }
+}
+
+const MIB: u64 = 1024 * 1024;
 /// S3 takes no more parts than these.
 const MOST_PARTS: u64 = 10_000;
 /// Parts under way at once, and so in memory.
 const AT_ONCE: usize = 3;
 /// Pages of uploads after which the rest is left for another day.
 const MOST_PAGES: usize = 1000;
-
-/// Bytes of each part of a file: the same at every try, so that an earlier try's parts fit.
-fn part_size(size: u64) -> u64 {
-    let mib = 1024 * 1024;
-    size.div_ceil(MOST_PARTS).next_multiple_of(mib).max(PART)
-}
 
 /// A part that has arrived.
 struct Arrived {
@@ -52,10 +69,11 @@ struct Done {
 
 impl Bucket {
     /// Goes on with the upload that an earlier try has begun, or begins one.
-    pub(super) async fn send_in_parts<F>(&self, going: &Outgoing, note: impl Fn(UploadId) -> F) -> Result<Uploaded, S3Error>
-    where
-        F: Future<Output = Result<(), Failure>>,
-    {
+    pub(super) async fn send_in_parts(
+        &self,
+        going: &Outgoing,
+        note: impl AsyncFnOnce(UploadId) -> Result<(), Failure>,
+    ) -> Result<Uploaded, S3Error> {
         if let Some(id) = &going.begun
             && let Some(arrived) = self.arrived(going, id).await?
         {
@@ -143,11 +161,20 @@ impl Bucket {
     /// Sends every part that has not arrived. Returns all of them when together they are the file that was verified.
     async fn send_parts(&self, going: &Outgoing, id: &UploadId, arrived: &Parts) -> Result<Vec<CompletedPart>, S3Error> {
         let file = going.shared().map_err(|error| self.unreadable(going, &error))?;
-        let sending = source::parts(file, going.size, part_size(going.size))
-            .map_err(|error| self.unreadable(going, &error))
-            .map_ok(|part| self.send_part(going, id, part, arrived))
-            .try_buffer_unordered(AT_ONCE);
-        let mut done: Vec<Done> = sending.try_collect().await?;
+        let mut reading = pin!(source::parts(file, going.size, self.sizes.part_of(going.size)));
+        let mut sending = FuturesUnordered::new();
+        let mut done: Vec<Done> = Vec::new();
+        loop {
+            if sending.len() < AT_ONCE
+                && let Some(part) = reading.try_next().await.map_err(|error| self.unreadable(going, &error))?
+            {
+                sending.push(self.send_part(going, id, part, arrived));
+            } else if let Some(part) = sending.try_next().await? {
+                done.push(part);
+            } else {
+                break;
+            }
+        }
         done.sort_by_key(|part| part.number);
         if done.last().and_then(|part| part.whole) != Some(going.sha256) {
             return Err(self.changed(going));
@@ -283,10 +310,9 @@ mod tests {
 
     #[test]
     fn parts_are_as_small_as_ten_thousand_of_them_allow() {
-        let mib = 1024 * 1024;
-        for (size, part) in [(17 * mib, 8 * mib), (80_000 * mib, 8 * mib), (80_000 * mib + 1, 9 * mib), (5_000_000 * mib, 500 * mib)] {
-            assert_eq!(part_size(size), part, "{size}");
-            assert!(size.div_ceil(part_size(size)) <= 10_000, "{size}");
+        for (size, part) in [(17 * MIB, 8 * MIB), (80_000 * MIB, 8 * MIB), (80_000 * MIB + 1, 9 * MIB), (5_000_000 * MIB, 500 * MIB)] {
+            assert_eq!(Sizes::default().part_of(size), part, "{size}");
+            assert!(size.div_ceil(part) <= 10_000, "{size}");
         }
     }
 }

@@ -12,11 +12,7 @@ use crate::storage::Removed;
 
 impl Bucket {
     /// Removes the object and then its sidecar. `adopting`: an object that shows no cluster id counts as ours.
-    pub async fn remove(&self, file: &SnapshotFile, adopting: bool) -> Result<Removed, Failure> {
-        self.remove_object(file, adopting).await.map_err(|error| error.failure())
-    }
-
-    async fn remove_object(&self, file: &SnapshotFile, adopting: bool) -> Result<Removed, S3Error> {
+    pub(super) async fn remove_object(&self, file: &SnapshotFile, adopting: bool) -> Result<Removed, S3Error> {
         let Some(head) = self.looker().head(&file.name).await? else {
             self.prove_existence().await?;
             self.remove_sidecar(&file.name, false).await?;

@@ -23,9 +23,11 @@ use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use super::multipart::Sizes;
+use super::source::md5;
 use super::{Bucket, Observer, Outgoing, S3Error, Uploaded};
 use crate::config::{Environment, Flags, RunSettings, S3Access, read_certificates, resolve_s3};
-use crate::snapshot::{ClusterId, Digest, FileName, NodeName, Program};
+use crate::snapshot::{ClusterId, Digest, FileName, NodeName, Program, UploadId};
 
 pub const ACCESS_KEY: &str = "AKIATESTTESTTEST";
 pub const SECRET_KEY: &str = "s3cr3t-s3cr3t-s3cr3t";
@@ -37,9 +39,13 @@ pub type Answer = Response<Body>;
 #[derive(Clone, Default)]
 struct Front {
     log: Arc<Mutex<Vec<String>>>,
-    fault: Option<Arc<dyn Fn(&Parts) -> Option<Answer> + Send + Sync>>,
-    loss: Option<Arc<dyn Fn(&Parts) -> bool + Send + Sync>>,
+    fault: Option<Fault>,
+    loss: Option<Which>,
+    held: Option<Which>,
 }
+
+type Fault = Arc<dyn Fn(&Parts) -> Option<Answer> + Send + Sync>;
+type Which = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
 
 /// An S3 server on loopback with one bucket, `etc`.
 pub struct Server {
@@ -86,6 +92,11 @@ impl Server {
         self.root.path().join("etc").join(key)
     }
 
+    /// Where a part of an upload is on disk.
+    pub fn part(&self, id: &UploadId, number: i32) -> PathBuf {
+        self.root.path().join(format!(".upload_id-{id}.part-{number}"))
+    }
+
     /// Puts an object without user metadata, by the back door.
     pub fn place(&self, key: &str, bytes: impl AsRef<[u8]>) {
         let path = self.path(key);
@@ -110,9 +121,14 @@ impl Server {
         self.front.lock().unwrap().loss = Some(Arc::new(loss));
     }
 
+    /// Never answers what `held` wants, and reads nothing of it.
+    pub fn hold(&self, held: impl Fn(&Parts) -> bool + Send + Sync + 'static) {
+        self.front.lock().unwrap().held = Some(Arc::new(held));
+    }
+
     pub fn heal(&self) {
         let mut front = self.front.lock().unwrap();
-        (front.fault, front.loss) = (None, None);
+        (front.fault, front.loss, front.held) = (None, None, None);
     }
 
     /// The kinds of the requests that came since the last time, in their order.
@@ -175,6 +191,9 @@ where
         async move {
             if let Some(answer) = front.fault.and_then(|fault| fault(&parts)) {
                 return Ok(answer);
+            }
+            if front.held.is_some_and(|held| held(&parts)) {
+                std::future::pending::<()>().await;
             }
             let lost = front.loss.is_some_and(|loss| loss(&parts));
             let answer = service.call(Request::from_parts(parts, body.into())).await.unwrap();
@@ -269,11 +288,21 @@ pub fn outgoing(name: &str, bytes: &[u8]) -> Outgoing {
     }
 }
 
-/// Bytes that no two of a file's parts share.
-pub fn bytes(mib: usize) -> Vec<u8> {
-    let mut bytes: Vec<u8> = (0..mib * 1024 * 1024 / 8).flat_map(|word| (word as u64).to_le_bytes()).collect();
+/// A client that sends in parts what is larger than 16 KiB, in parts of 8 KiB.
+pub async fn small(server: &Server) -> Bucket {
+    Bucket { sizes: Sizes { in_one: 16 << 10, part: 8 << 10 }, ..server.bucket(&[]).await }
+}
+
+/// So many KiB and a little more, and no two KiB the same.
+pub fn bytes(kib: usize) -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..kib).flat_map(|number| u64::try_from(number).unwrap().to_le_bytes().repeat(128)).collect();
     bytes.extend_from_slice(b"end");
     bytes
+}
+
+/// MD5 of these bytes, as an ETag has it.
+pub fn md5_hex(bytes: &[u8]) -> String {
+    md5(bytes).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// Uploads without anybody who notes anything.

@@ -22,9 +22,6 @@ use super::look::UserMetadata;
 use super::source::{self, content_md5, md5};
 use crate::snapshot::{ClusterId, Digest, Failure, FileName, NodeName, Program, UploadId};
 
-/// Larger files go up in parts. As much is read into memory.
-pub(super) const IN_ONE: u64 = 16 * 1024 * 1024;
-
 /// What it takes to write an object.
 pub(super) const PUT: &str = "s3:PutObject on the objects of the folder";
 
@@ -124,10 +121,7 @@ struct Whole<'a> {
 impl Bucket {
     /// Uploads a file and its sidecar. `note` is told of an upload in parts before the first part is sent, so that whoever comes later
     /// can go on with it; when it fails, the upload is aborted and fails.
-    pub async fn upload<F>(&self, going: &Outgoing, note: impl Fn(UploadId) -> F) -> Result<Uploaded, S3Error>
-    where
-        F: Future<Output = Result<(), Failure>>,
-    {
+    pub async fn upload(&self, going: &Outgoing, note: impl AsyncFnOnce(UploadId) -> Result<(), Failure>) -> Result<Uploaded, S3Error> {
         let found = match self.found(going).await {
             Ok(found) => found,
             Err(error) => {
@@ -144,7 +138,7 @@ impl Bucket {
         // Looked at first: our object beside another cluster's sidecar would look damaged.
         let beside = self.beside(going).await?;
         let uploaded = match found {
-            Found::Nothing if going.size > IN_ONE => self.send_in_parts(going, note).await?,
+            Found::Nothing if going.size > self.sizes.in_one => self.send_in_parts(going, note).await?,
             Found::Nothing => self.send_whole(going).await?,
             found => {
                 self.give_up(going, going.begun.as_ref()).await;
@@ -195,7 +189,7 @@ impl Bucket {
 
     async fn send_whole(&self, going: &Outgoing) -> Result<Uploaded, S3Error> {
         let file = going.shared().map_err(|error| self.unreadable(going, &error))?;
-        let mut parts = pin!(source::parts(file, going.size, IN_ONE));
+        let mut parts = pin!(source::parts(file, going.size, self.sizes.in_one));
         let part = parts.try_next().await.map_err(|error| self.unreadable(going, &error))?;
         let Some(part) = part.filter(|part| part.whole == Some(going.sha256)) else { return Err(self.changed(going)) };
         let key = self.key(&going.name);

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::{Arc, Mutex};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
 use super::super::{Memory, Store as _};
 use super::testing::*;
 use super::*;
@@ -116,7 +119,7 @@ async fn an_etag_of_another_key_or_another_shape_proves_nothing() {
     let going = outgoing("s-cp1-1", &[7; 4128]);
     upload(&bucket, &going).await.unwrap();
     server.order();
-    let md5: String = source::md5(&going.sidecar).iter().map(|byte| format!("{byte:02x}")).collect();
+    let md5 = md5_hex(&going.sidecar);
     for (etag, header, value, puts) in [
         (md5.clone(), "x-amz-server-side-encryption", "AES256", 0),
         (md5.clone(), "x-amz-server-side-encryption", "aws:kms", 1),
@@ -222,7 +225,7 @@ fn be_faster(server: &Server, bucket: &Bucket, bytes: &'static [u8], metadata: V
         }
         let put = client.put_object().bucket("etc").key("f/s-cp1-1").body(bytes.to_vec().into());
         let put = put.set_metadata(Some(metadata.iter().cloned().collect()));
-        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(put.send())).unwrap();
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(async { drop(put.send().await.unwrap()) }));
         None
     });
 }
@@ -367,5 +370,92 @@ async fn refusals_of_a_put_say_what_to_change_and_show_no_secret() {
         assert_eq!(error.category(), category, "{error}");
         assert!(error.to_string().starts_with("uploading s3://etc/f/s-cp1-1 at ") && shown.contains(says), "{error}");
         assert!(![ACCESS_KEY, SECRET_KEY, TOKEN].iter().any(|secret| shown.contains(secret)), "{shown}");
+    }
+}
+
+/// A line to `to` that carries so many bytes a second towards it.
+async fn slow_line(to: &str, bytes_a_second: usize) -> String {
+    let to = to.to_string();
+    listen(move |mut stream| {
+        let to = to.clone();
+        async move {
+            let server = TcpStream::connect(&to).await.unwrap();
+            let ((mut from_client, mut to_client), (mut from_server, mut to_server)) = (stream.split(), server.into_split());
+            let forth = async {
+                let mut piece = vec![0; bytes_a_second / 50];
+                while let Ok(size @ 1..) = from_client.read(&mut piece).await {
+                    if to_server.write_all(&piece[..size]).await.is_err() {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            let back = tokio::io::copy(&mut from_server, &mut to_client);
+            let _ = tokio::join!(forth, back);
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_slow_line_may_take_longer_than_the_timeout() {
+    let server = Server::start().await;
+    let line = slow_line(&server.endpoint, 2 << 20).await;
+    // Eight seconds of bytes, and at most two of them in buffers on the way.
+    let bucket = server.bucket(&[("endpoint", &line), ("timeout", "5s")]).await;
+    assert_eq!(upload(&bucket, &outgoing("s-cp1-1", &bytes((16 << 10) - 1))).await, Ok(Uploaded::Sent));
+    assert_eq!(server.requests()["PUT"], 2);
+}
+
+#[tokio::test]
+async fn an_upload_that_stands_still_is_given_up_and_not_sent_again_at_once() {
+    let server = Server::start().await;
+    let bucket = server.bucket(&[("timeout", "2s")]).await;
+    for size in [4128, 8 << 20] {
+        server.hold(|parts| kind(parts) == "PUT");
+        let error = upload(&bucket, &outgoing("s-cp1-1", &vec![7; size])).await.unwrap_err();
+        assert_eq!(error.category(), "timeout", "{error}");
+        assert!(error.to_string().contains("stood still for as long as etcd-s3-timeout"), "{error}");
+        assert_eq!(server.order(), ["HEAD", "HEAD", "PUT"]);
+    }
+}
+
+#[tokio::test]
+async fn bytes_and_repetitions_are_told() {
+    let server = Server::start().await;
+    let told: Arc<Mutex<Vec<Traffic>>> = Arc::default();
+    let log = Arc::clone(&told);
+    let observer: Observer = Arc::new(move |seen| log.lock().unwrap().push(seen));
+    let bucket = Bucket::new(&server.access(&[]), ClusterId::new("uid").unwrap(), observer).await.unwrap();
+    let refused = Mutex::new(0);
+    server.fail(move |parts| {
+        let mut refused = refused.lock().unwrap();
+        if kind(parts) != "PUT" || *refused == 2 {
+            return None;
+        }
+        *refused += 1;
+        Some(refusal(503, "SlowDown"))
+    });
+    let going = outgoing("s-cp1-1", &[7; 4128]);
+    assert_eq!(upload(&bucket, &going).await, Ok(Uploaded::Sent));
+    let put = |outcome| Traffic::Request { operation: "PutObject", outcome };
+    let head = Traffic::Request { operation: "HeadObject", outcome: "not_found" };
+    let sent = |bytes| Traffic::Sent { bytes };
+    let (file, sidecar) = (sent(4128), sent(going.sidecar.len() as u64));
+    let again = Traffic::Retried;
+    let expected =
+        [head, head, file, put("throttled"), again, file, put("throttled"), again, file, put("success"), sidecar, put("success")];
+    assert_eq!(*told.lock().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_refusal_that_comes_before_the_bytes_were_read_is_understood() {
+    let server = Server::start().await;
+    let bucket = server.bucket(&[]).await;
+    server.fail(|parts| (kind(parts) == "PUT").then(|| refusal(403, "AccessDenied")));
+    let going = outgoing("s-cp1-1", &bytes(15 << 10));
+    for _ in 0..5 {
+        assert_eq!(upload(&bucket, &going).await.unwrap_err().category(), "denied");
+        assert_eq!(server.order(), ["HEAD", "HEAD", "PUT"]);
     }
 }
