@@ -189,7 +189,7 @@ async fn saves_of_one_second_and_a_name_that_is_taken_get_names_of_their_own() -
     let now = || Timestamp::from_second(1_752_319_253).unwrap();
     std::fs::write(place.path().join(format!("etcd-snapshot-{NODE}-1752319253.zip")), "K3s's")?;
     for compress in [false, true, false] {
-        Save { now, compress, ..Save::of(&source, &directory) }.run().await?;
+        Save { compress, now, ..Save::of(&source, &directory) }.run().await?;
     }
     let names = ["53.zip", "54", "55.zip", "56"].map(|end| format!("etcd-snapshot-{NODE}-17523192{end}"));
     ensure!(place.files()? == names, "{:?}", place.files()?);
@@ -256,7 +256,7 @@ async fn a_stop_ends_a_stream_with_nothing_left_and_a_compression_with_the_snaps
         let save = Save { stop: stop.clone(), ..Save::of(&source, &directory).zip() };
         save.at(move |step, _| {
             if step == at {
-                stop.cancel()
+                stop.cancel();
             }
         })
     };
