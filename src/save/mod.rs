@@ -220,14 +220,12 @@ async fn blocking<T: Send + 'static>(step: Step, work: impl FnOnce() -> Result<T
 /// Has the directory for itself, and asks the member.
 async fn begin(saving: &Saving<'_>, stop: &CancellationToken, now: Timestamp) -> Result<(Arc<Turn>, Said), SaveError> {
     let directory = saving.directory.clone();
-    let beginning = async {
-        let turn = blocking(Step::Status, move || Ok(directory.turn(now)?)).await?;
-        Ok((Arc::new(turn), ask(saving.member).await?))
+    let turn = blocking(Step::Status, move || Ok(directory.turn(now)?)).await?;
+    let said = tokio::select! {
+        said = ask(saving.member) => said?,
+        () = stop.cancelled() => return Err(SaveError::Stopped),
     };
-    tokio::select! {
-        begun = beginning => begun,
-        () = stop.cancelled() => Err(SaveError::Stopped),
-    }
+    Ok((Arc::new(turn), said))
 }
 
 async fn ask(member: &Member) -> Result<Said, SaveError> {

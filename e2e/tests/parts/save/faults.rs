@@ -135,11 +135,12 @@ async fn a_disk_that_is_too_small_or_gets_full_is_one_clear_failure_and_nothing_
     fill(&etcd, 8).await?;
     let disk = SmallDisk::on(&place, 64).await?;
     let (source, directory) = (at(&etcd)?, place.open()?);
+    let size = source.status().await?.db_size;
 
-    SmallDisk::take_all_but(&disk.0, 4 * MIB);
+    SmallDisk::take_all_but(&disk.0, size / 2);
     let error = failed(Save::of(&source, &directory)).await?;
     let SaveError::NoRoom { free, needed, .. } = &error else { bail!("{error:?}") };
-    ensure!(*free <= 4 * MIB && *needed > 8 * MIB && error.category() == "full", "{error:?}");
+    ensure!(*free <= size / 2 && *needed > size && error.category() == "full", "{error:?}");
     ensure!(error.to_string().contains("etcd-snapshot-retention"), "{error}");
     ensure!(place.files()? == ["else"]);
     std::fs::remove_file(disk.0.join("else"))?;
@@ -154,12 +155,12 @@ async fn a_disk_that_is_too_small_or_gets_full_is_one_clear_failure_and_nothing_
     });
     let error = failed(filling).await?;
     let SaveError::Full { written, .. } = &error else { bail!("{error:?}") };
-    ensure!(*written < 8 * MIB && error.to_string().contains("was full after"), "{error}");
+    ensure!(*written < size && error.to_string().contains("was full after"), "{error}");
     ensure!(place.files()? == ["else"] && place.sidecars()?.is_empty());
     std::fs::remove_file(disk.0.join("else"))?;
 
     // Room for the snapshot alone, at the start or in the end: it is saved as it is.
-    SmallDisk::take_all_but(&disk.0, 14 * MIB);
+    SmallDisk::take_all_but(&disk.0, size + size / 2 + MIB);
     let saved = Save::of(&source, &directory).zip().run().await?;
     let Compressed::Failed(why) = &saved.compressed else { bail!("{saved:?}") };
     ensure!(why.category == "full" && !saved.file.is_compressed() && saved.manifest.rest["compression"] == "none", "{saved:?}");
