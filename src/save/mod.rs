@@ -163,13 +163,14 @@ struct Said {
 /// Saves one snapshot. Told to stop, it gives up until the snapshot is verified and inspected; from then on it only leaves out
 /// the compression.
 pub async fn save(saving: &Saving<'_>, tell: &Tell, stop: &CancellationToken, now: impl Fn() -> Timestamp) -> Result<Saved, SaveError> {
-    let (turn, said) = step(tell, Step::Status, begin(saving, stop, now())).await?;
+    // A save is rare, and what its questions need is large.
+    let (turn, said) = step(tell, Step::Status, Box::pin(begin(saving, stop, now()))).await?;
     let streaming = async {
         let (temporary, room) = prepare(&turn, saving, said.status.db_size).await?;
         let time = now();
         Ok::<_, SaveError>((stream::receive(saving, temporary, tell, stop).await?, room, time))
     };
-    let (received, room_for_archive, time) = step(tell, Step::Stream, streaming).await?;
+    let (received, room_for_archive, time) = step(tell, Step::Stream, Box::pin(streaming)).await?;
     // The disk is waited for while the database is read from memory.
     let (streamed, facts) = tokio::join!(
         step(tell, Step::Verify, stream::verify(&received, saving)),
@@ -192,7 +193,12 @@ pub async fn save(saving: &Saving<'_>, tell: &Tell, stop: &CancellationToken, no
     let sidecar = manifest::sidecar(&manifest, &saving.extra);
     let (digests, ending) = (manifest::digests(&manifest), packed.ending());
     let (temporary, compressed) = (packed.temporary, packed.compressed);
-    let placing = blocking(Step::Rename, move || Ok(turn.place(&temporary, stems.all()?, ending, &sidecar, &digests)?));
+    let placing = blocking(Step::Rename, move || {
+        let file = turn.place(&temporary, stems.all()?, ending, &sidecar, &digests)?;
+        // Where there is an archive of it, it goes only now; and a large file takes its time.
+        drop(received);
+        Ok(file)
+    });
     let file = step(tell, Step::Rename, placing).await?;
     Ok(Saved { file, size: packed.size, manifest, facts, quorum: said.quorum, alarms: said.status.alarms, compressed })
 }
@@ -298,5 +304,48 @@ impl Stems {
             return Err(SaveError::LongName { name, longest: LONGEST_NAME });
         }
         FileName::new(&name).map_err(|source| SaveError::Name { name, source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::{EtcdAccess, EtcdSettings};
+
+    fn stems(base: &str, seconds: i64) -> Stems {
+        Stems { base: BaseName::new(base).unwrap(), node: NodeName::new("cp1").unwrap(), seconds }
+    }
+
+    /// A save runs in a task of its own.
+    #[test]
+    fn a_save_can_run_on_any_thread() {
+        fn sendable(_: impl Send) {}
+        let root = tempfile::tempdir().unwrap();
+        let saving = Saving {
+            member: &Member::new(EtcdAccess::new(&EtcdSettings::default()).unwrap()),
+            directory: &Directory::open(root.path().join("snapshots"), NodeName::new("cp1").unwrap()).unwrap(),
+            base: BaseName::default(),
+            compress: true,
+            cluster: None,
+            extra: BTreeMap::new(),
+            token_hash: None,
+            stall: Duration::from_secs(1),
+        };
+        let tell: Tell = Arc::new(|_, _| ());
+        sendable(save(&saving, &tell, &CancellationToken::new(), Timestamp::now));
+    }
+
+    #[test]
+    fn names_are_those_of_the_base_the_node_and_the_seconds_from_the_first_on() {
+        let names = stems("on-demand", 7).all().unwrap();
+        assert_eq!((names[0].as_str(), names[1].as_str(), names.len()), ("on-demand-cp1-7", "on-demand-cp1-8", 300));
+    }
+
+    #[test]
+    fn a_name_that_no_file_system_takes_is_refused_with_the_setting() {
+        let (fits, long) = ("b".repeat(251 - 6), "b".repeat(251 - 5));
+        assert!(stems(&fits, 7).of(7).is_ok());
+        let error = stems(&long, 7).all().unwrap_err();
+        assert!(matches!(error, SaveError::LongName { .. }) && error.to_string().contains("etcd-snapshot-name"), "{error}");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! In: a path and its new bytes. Out: the old file or the new one, never half of either, whenever it is killed.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use crate::snapshot::NodeName;
 use crate::snapshot::file::hex10;
 
-/// A temporary is locked by its writer, at once; one that is older and not locked is in nobody's use.
+/// A temporary is locked by its writer, at once; one that is older than this and not locked is in nobody's use.
 const UNLOCKED: Duration = Duration::from_mins(1);
 
 /// Replaces a file by these bytes: mode 0600, on the disk before its name is, and its name on the disk on return.
@@ -67,8 +67,9 @@ pub fn temporary(directory: &Path, node: &NodeName) -> io::Result<(PathBuf, File
     }
 }
 
-/// Removes the temporaries of this node from a directory; of those that may be in use only what nobody has locked, or what is
-/// older than `age`. Other nodes' stay: on a shared directory they may be at work.
+/// Removes the temporaries of this node from a directory, but for those that are locked: somebody is writing them. Unless
+/// `age` is zero, which says that nobody can be at work, the young ones stay as well. Where the file system has no locks, so do
+/// all that are not older than `age`. Other nodes' stay: on a shared directory they may be at work.
 pub fn sweep(directory: &Path, node: &NodeName, age: Duration) -> io::Result<()> {
     let prefix = prefix(node);
     for entry in fs::read_dir(directory)? {
@@ -76,9 +77,13 @@ pub fn sweep(directory: &Path, node: &NodeName, age: Duration) -> io::Result<()>
         if !entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
             continue;
         }
+        let age = match File::open(entry.path()).map(|file| file.try_lock()) {
+            Ok(Err(TryLockError::WouldBlock)) => continue,
+            Ok(Ok(())) => age.min(UNLOCKED),
+            Ok(Err(TryLockError::Error(_))) | Err(_) => age,
+        };
         let modified = entry.metadata().and_then(|metadata| metadata.modified());
-        let is_older = |age| modified.as_ref().is_ok_and(|at| SystemTime::now().duration_since(*at).is_ok_and(|old| old > age));
-        if age.is_zero() || is_older(age) || is_older(UNLOCKED) && is_unlocked(&entry.path()) {
+        if age.is_zero() || modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|old| old > age)) {
             match fs::remove_file(entry.path()) {
                 // It was renamed into place just now.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -87,10 +92,6 @@ pub fn sweep(directory: &Path, node: &NodeName, age: Duration) -> io::Result<()>
         }
     }
     Ok(())
-}
-
-fn is_unlocked(path: &Path) -> bool {
-    File::open(path).is_ok_and(|file| file.try_lock().is_ok())
 }
 
 /// Creates a directory, with its parents, for root's eyes only.
@@ -163,6 +164,8 @@ mod tests {
         drop(abandoned);
         sweep(directory.path(), &node, Duration::from_hours(1)).unwrap();
         assert_eq!((written.exists(), left.exists()), (true, false));
+        sweep(directory.path(), &node, Duration::ZERO).unwrap();
+        assert!(written.exists());
     }
 
     #[test]
@@ -172,6 +175,7 @@ mod tests {
         let (young, _) = temporary(directory.path(), &own).unwrap();
         let (old, file) = temporary(directory.path(), &own).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_hours(2)).unwrap();
+        drop(file);
         let (others, file) = temporary(directory.path(), &other).unwrap();
         file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
         sweep(directory.path(), &own, Duration::from_hours(1)).unwrap();

@@ -7,7 +7,7 @@
 use super::error::{DELETING, S3Error, code, status};
 use super::look::UserMetadata;
 use super::{Bucket, entry_of, version};
-use crate::snapshot::{Failure, FileName, SnapshotFile, Version};
+use crate::snapshot::{FileName, SnapshotFile, Version};
 use crate::storage::Removed;
 
 impl Bucket {

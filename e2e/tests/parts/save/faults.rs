@@ -135,11 +135,12 @@ async fn a_disk_that_is_too_small_or_gets_full_is_one_clear_failure_and_nothing_
     fill(&etcd, 8).await?;
     let disk = SmallDisk::on(&place, 64).await?;
     let (source, directory) = (at(&etcd)?, place.open()?);
+    let size = source.status().await?.db_size;
 
-    SmallDisk::take_all_but(&disk.0, 4 * MIB);
+    SmallDisk::take_all_but(&disk.0, size / 2);
     let error = failed(Save::of(&source, &directory)).await?;
     let SaveError::NoRoom { free, needed, .. } = &error else { bail!("{error:?}") };
-    ensure!(*free <= 4 * MIB && *needed > 8 * MIB && error.category() == "full", "{error:?}");
+    ensure!(*free <= size / 2 && *needed > size && error.category() == "full", "{error:?}");
     ensure!(error.to_string().contains("etcd-snapshot-retention"), "{error}");
     ensure!(place.files()? == ["else"]);
     std::fs::remove_file(disk.0.join("else"))?;
@@ -154,12 +155,12 @@ async fn a_disk_that_is_too_small_or_gets_full_is_one_clear_failure_and_nothing_
     });
     let error = failed(filling).await?;
     let SaveError::Full { written, .. } = &error else { bail!("{error:?}") };
-    ensure!(*written < 8 * MIB && error.to_string().contains("was full after"), "{error}");
+    ensure!(*written < size && error.to_string().contains("was full after"), "{error}");
     ensure!(place.files()? == ["else"] && place.sidecars()?.is_empty());
     std::fs::remove_file(disk.0.join("else"))?;
 
     // Room for the snapshot alone, at the start or in the end: it is saved as it is.
-    SmallDisk::take_all_but(&disk.0, 14 * MIB);
+    SmallDisk::take_all_but(&disk.0, size + size / 2 + MIB);
     let saved = Save::of(&source, &directory).zip().run().await?;
     let Compressed::Failed(why) = &saved.compressed else { bail!("{saved:?}") };
     ensure!(why.category == "full" && !saved.file.is_compressed() && saved.manifest.rest["compression"] == "none", "{saved:?}");
@@ -189,7 +190,7 @@ async fn saves_of_one_second_and_a_name_that_is_taken_get_names_of_their_own() -
     let now = || Timestamp::from_second(1_752_319_253).unwrap();
     std::fs::write(place.path().join(format!("etcd-snapshot-{NODE}-1752319253.zip")), "K3s's")?;
     for compress in [false, true, false] {
-        Save { now, compress, ..Save::of(&source, &directory) }.run().await?;
+        Save { compress, now, ..Save::of(&source, &directory) }.run().await?;
     }
     let names = ["53.zip", "54", "55.zip", "56"].map(|end| format!("etcd-snapshot-{NODE}-17523192{end}"));
     ensure!(place.files()? == names, "{:?}", place.files()?);
@@ -256,7 +257,7 @@ async fn a_stop_ends_a_stream_with_nothing_left_and_a_compression_with_the_snaps
         let save = Save { stop: stop.clone(), ..Save::of(&source, &directory).zip() };
         save.at(move |step, _| {
             if step == at {
-                stop.cancel()
+                stop.cancel();
             }
         })
     };

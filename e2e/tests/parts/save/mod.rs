@@ -140,20 +140,20 @@ fn address(etcd: &Etcd) -> Result<SocketAddr> {
     Ok(etcd.endpoint().trim_start_matches("http://").parse()?)
 }
 
-/// Some MiB of values that do not compress.
+/// Some MiB of values that do not compress: base64 digits, each of six random bits.
 async fn fill(etcd: &Etcd, mebibytes: usize) -> Result<()> {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let value: String = (0..1_400_000)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            char::from(DIGITS[usize::try_from(state % 64).unwrap_or(0)])
+        })
+        .collect();
     let address = address(etcd)?;
-    for number in 0..mebibytes * 4 {
-        // Base64 digits, each of six random bits.
-        let mut state = 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(number as u64 + 1);
-        let value: String = (0..350_000)
-            .map(|_| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"[usize::try_from(state % 64).unwrap_or(0)])
-            })
-            .collect();
+    for number in 0..mebibytes {
         post(address, "kv/put", &json!({ "key": format!("big{number:05}"), "value": value })).await?;
     }
     Ok(())

@@ -4,7 +4,7 @@ use e2e::etcd::{Restore, offline_tool};
 use e2e::tools;
 use etcd_snapshot_operator::boltdb::Facts;
 use etcd_snapshot_operator::save::Compressed;
-use etcd_snapshot_operator::snapshot::{FileName, Manifest, Verdict};
+use etcd_snapshot_operator::snapshot::{Digest, FileName, Manifest, Verdict};
 use etcd_snapshot_operator::storage::{Memory, Store as _};
 use sha2::{Digest as _, Sha256};
 
@@ -31,7 +31,7 @@ async fn live(etcd: &Etcd) -> Result<()> {
 }
 
 fn sha256(path: &Path) -> Result<String> {
-    Ok(Sha256::digest(std::fs::read(path)?).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(Digest(Sha256::digest(std::fs::read(path)?).into()).to_string())
 }
 
 /// Everything that the sidecar says, against what etcd's own tool and the member say.
@@ -48,8 +48,9 @@ async fn same_as_told(set: &str, etcd: &Etcd, place: &Place, saved: &Saved, raw:
     let bytes = std::fs::read(raw)?;
     let (database, trailer) = bytes.split_at(bytes.len() - 32);
     ensure!(Sha256::digest(database).as_slice() == trailer);
-    ensure!(says("db-sha256") == trailer.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    ensure!(says("db-sha256") == Digest(trailer.try_into()?).to_string());
     ensure!(says("db-size") == database.len().to_string());
+    let number = |key: &str| anyhow::Ok(Some(says(key).parse::<i64>().with_context(|| format!("{key} in {keys:?}"))?));
 
     let tool = |words: &[&str], file: &Path| {
         let mut args: Vec<std::ffi::OsString> = words.iter().map(Into::into).collect();
@@ -57,29 +58,29 @@ async fn same_as_told(set: &str, etcd: &Etcd, place: &Place, saved: &Saved, raw:
         async move { anyhow::Ok(serde_json::from_str::<Value>(&tools::run(&offline_tool(set)?, args).await?)?) }
     };
     let told = tool(&["snapshot", "status"], raw).await?;
-    ensure!(told["revision"] == saved.facts.revision && says("revision") == told["revision"].to_string(), "{told} {keys:?}");
+    ensure!(told["revision"] == saved.facts.revision && number("revision")? == told["revision"].as_i64(), "{told} {keys:?}");
     ensure!(says("hash") == format!("{:x}", told["hash"].as_u64().context("a hash")?), "{told} {keys:?}");
     let counted = if set < "etcd-3.6" { "total-keys" } else { "live-keys" };
-    ensure!(says(counted) == told["totalKey"].to_string(), "{told} {keys:?}");
+    ensure!(number(counted)? == told["totalKey"].as_i64(), "{told} {keys:?}");
     ensure!(set < "etcd-3.6" || told["version"] == says("storage-version").as_str(), "{told} {keys:?}");
 
     // Nobody writes: the member's own answers are those of the snapshot.
     let hash: Value = serde_json::from_str(&etcd.etcdctl(["endpoint", "hashkv", "-w", "json"]).await?)?;
-    ensure!(says("hash-kv") == hash[0]["HashKV"]["hash"].to_string(), "{hash} {keys:?}");
-    ensure!(says("compact-revision") == hash[0]["HashKV"]["compact_revision"].to_string(), "{hash} {keys:?}");
+    ensure!(number("hash-kv")? == hash[0]["HashKV"]["hash"].as_i64(), "{hash} {keys:?}");
+    ensure!(number("compact-revision")? == hash[0]["HashKV"]["compact_revision"].as_i64(), "{hash} {keys:?}");
     // That of 3.6 panics over a key with a lease; the member's own answer is above.
     if set >= "etcd-3.7" {
         let copy = raw.with_extension("copy");
         std::fs::copy(raw, &copy)?;
         let told = tool(&["hashkv"], &copy).await?;
-        ensure!(says("hash-kv") == told["hash"].to_string() && says("compact-revision") == told["compactRevision"].to_string(), "{told}");
+        ensure!(number("hash-kv")? == told["hash"].as_i64() && number("compact-revision")? == told["compactRevision"].as_i64(), "{told}");
     }
     let status: Value = serde_json::from_str(&etcd.etcdctl(["endpoint", "status", "-w", "json"]).await?)?;
     let status = &status[0]["Status"];
     let hex = |id: &Value| format!("{:x}", id.as_u64().unwrap_or_default());
     ensure!(says("etcd-cluster-id") == hex(&status["header"]["cluster_id"]) && says("member-id") == hex(&status["header"]["member_id"]));
     ensure!(says("etcd-version") == status["version"].as_str().unwrap_or_default() && !says("etcd-version").is_empty());
-    ensure!(says("raft-term") == status["raftTerm"].to_string(), "{status} {keys:?}");
+    ensure!(number("raft-term")? == status["raftTerm"].as_i64(), "{status} {keys:?}");
     let (index, applied) = (says("raft-index").parse::<u64>()?, status["raftAppliedIndex"].as_u64().context("an index")?);
     // 3.4 does not note compactions, and writes nothing else here.
     ensure!(index <= applied && (index == applied || (set == "etcd-3.4" && index + 2 > applied)), "{index} {status}");
@@ -188,5 +189,31 @@ async fn a_member_that_was_never_written_to_is_saved_with_its_history() -> Resul
         etcd.restore(&place.path().join(saved.file.as_str()), Restore::default()).await?;
         etcd.etcdctl(["put", "key", "value"]).await?;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_snapshot_taken_while_the_member_is_written_to_is_of_one_revision() -> Result<()> {
+    let place = Place::new()?;
+    let etcd = Etcd::start().await?;
+    fill(&etcd, 8).await?;
+    let address = address(&etcd)?;
+    let writer = tokio::spawn(async move {
+        for number in 0.. {
+            let put = json!({ "key": format!("k{:07}", number % 300), "value": format!("{number:08}").repeat(40) });
+            post(address, "kv/put", &put).await?;
+        }
+        anyhow::Ok(())
+    });
+    let (source, directory) = (at(&etcd)?, place.open()?);
+    let before = etcd.revision().await?;
+    let saved = Save::of(&source, &directory).run().await?;
+    let after = etcd.revision().await?;
+    writer.abort();
+    let revision = u64::try_from(saved.facts.revision)?;
+    ensure!(before <= revision && revision <= after && before < after, "{before} {revision} {after}");
+    let restored = Etcd::restored("etcd-3.6", &place.path().join(saved.file.as_str())).await?;
+    let (ours, theirs) = (content(&restored, revision).await?, content(&etcd, revision).await?);
+    ensure!(ours == theirs && restored.revision().await? == revision, "not the same at {revision}");
     Ok(())
 }
