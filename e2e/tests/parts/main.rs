@@ -2,12 +2,14 @@
 //! so that all tests share its threads.
 
 mod agents;
+mod alerts;
 mod api_away;
 mod boltdb;
 mod bucket;
 mod bucket_faults;
 mod common;
 mod counts;
+mod dashboard;
 mod directory;
 mod directory_faults;
 mod etcd;
