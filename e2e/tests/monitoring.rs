@@ -12,6 +12,8 @@ use serde_json::Value;
 const RUNBOOK: [&str; 4] = ["## What it means", "## What to look at", "## What to do", "## When to wake someone"];
 /// The units of Grafana that a panel may have here.
 const UNITS: [&str; 7] = ["none", "short", "s", "bytes", "Bps", "reqps", "dateTimeAsIso"];
+/// Labels that Prometheus gives to a target, or a person to a cluster.
+const OF_THE_TARGET: [&str; 4] = ["cluster", "namespace", "job", "instance"];
 /// Counters count from the start of a process: only their rise means something.
 const RISES: [&str; 3] = ["rate(", "increase(", "irate("];
 
@@ -86,6 +88,45 @@ fn alerts_and_dashboards_ask_for_metrics_that_the_operator_declares() -> Result<
     let idle: Vec<_> = awaited.difference(&asked).collect();
     ensure!(idle.is_empty(), "e2e/dashboard/awaited has what nothing asks for: {idle:?}");
     Ok(())
+}
+
+#[test]
+fn alerts_and_dashboards_ask_for_labels_and_values_that_the_operator_declares() -> Result<()> {
+    let page = read("docs/metrics.md")?;
+    // Label, its metrics and its values; a value of any other form is `one, of this build`.
+    let declared: Vec<Vec<BTreeSet<&str>>> =
+        page.lines().map(|line| line.trim_matches('|').split('|').map(words).collect()).filter(|row: &Vec<_>| row.len() == 3).collect();
+    let documented = metrics_in(&page);
+    let mut queries: Vec<String> = alerts()?.into_iter().map(|alert| alert.expr).collect();
+    for dashboard in dashboards()? {
+        queries.extend(panels(&dashboard).flat_map(e2e::monitoring::queries).map(str::to_owned));
+    }
+    let mut looked_at = 0;
+    for query in &queries {
+        for selector in selectors(query) {
+            let Some(name) = metrics_in(selector.name).pop_first().filter(|name| documented.contains(name)) else { continue };
+            for (label, values) in matchers(selector.matchers).filter(|(label, _)| !OF_THE_TARGET.contains(label)) {
+                let of = |row: &&Vec<BTreeSet<&str>>| row[0].contains(label) && row[1].contains(name.as_str());
+                let row = declared.iter().find(of).with_context(|| format!("{name} has no label {label}: {query}"))?;
+                let unknown: Vec<_> = values.split('|').filter(|value| !row[2].contains(value)).collect();
+                ensure!(unknown.is_empty(), "{name}: {label} is never {unknown:?}: {query}");
+                looked_at += 1;
+            }
+        }
+    }
+    ensure!(looked_at > 20, "only {looked_at} were looked at");
+    Ok(())
+}
+
+/// What stands between backticks.
+fn words(cell: &str) -> BTreeSet<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+/// Label and value of `a="b", c=~"d|e"`.
+fn matchers(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let quoted = text.split("\",").map(|one| one.trim().trim_end_matches('"'));
+    quoted.filter_map(|one| one.split_once('"')).map(|(label, value)| (label.trim_end_matches(['=', '~', '!']), value))
 }
 
 #[test]
