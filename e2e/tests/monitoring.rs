@@ -43,7 +43,7 @@ fn every_alert_says_how_bad_it_is_and_what_it_means_and_has_a_runbook() -> Resul
     }
     let pages = files(&repository("docs/runbooks"), "md")?;
     let pages: BTreeSet<_> = pages.iter().filter_map(|path| path.file_stem()?.to_str().map(str::to_owned)).collect();
-    ensure!(pages == names, "runbooks without an alert: {:?}", pages.difference(&names));
+    ensure!(pages == names, "runbooks without an alert: {:?}", pages.difference(&names).collect::<Vec<_>>());
     Ok(())
 }
 
@@ -53,7 +53,7 @@ fn the_table_of_alerts_and_the_schema_of_values_name_each_of_them() -> Result<()
     let listed: BTreeSet<_> = table.lines().filter(|line| line.starts_with("| [Etcd")).map(row).collect();
     let there: BTreeSet<_> =
         alerts()?.into_iter().map(|alert| (alert.name, alert.labels.get("severity").cloned().unwrap_or_default())).collect();
-    ensure!(listed == there, "docs/alerts.md differs by {:?}", listed.symmetric_difference(&there));
+    ensure!(listed == there, "docs/alerts.md differs by {:?}", listed.symmetric_difference(&there).collect::<Vec<_>>());
 
     let schema =
         ["values.schema.json", "values.schema.monitoring.part.json"].map(|name| read(&format!("{}/{name}", e2e::monitoring::CHART)));
@@ -63,7 +63,7 @@ fn the_table_of_alerts_and_the_schema_of_values_name_each_of_them() -> Result<()
     let switches = switches.iter().find_map(|at| schema.pointer(at)?.as_object()).context("the schema has no switches")?;
     let switches: BTreeSet<_> = switches.keys().cloned().collect();
     let names: BTreeSet<_> = there.into_iter().map(|(name, _)| name).collect();
-    ensure!(switches == names, "the switches differ by {:?}", switches.symmetric_difference(&names));
+    ensure!(switches == names, "the switches differ by {:?}", switches.symmetric_difference(&names).collect::<Vec<_>>());
     Ok(())
 }
 
@@ -159,6 +159,7 @@ fn every_panel_has_a_title_a_description_a_unit_and_queries_with_legends() -> Re
         let mut titles = BTreeSet::new();
         for panel in panels(&dashboard) {
             let title = title(panel);
+            ensure!(panel["title"].as_str().is_some_and(|title| !title.is_empty()), "no title: {panel}");
             ensure!(titles.insert(title), "two panels are called {title}");
             ensure!(panel["description"].as_str().is_some_and(|said| said.ends_with('.')), "{title}: no description");
             let unit = panel["fieldConfig"]["defaults"]["unit"].as_str().unwrap_or_default();
