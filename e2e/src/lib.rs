@@ -11,6 +11,7 @@
 //! | an API server, etcd or S3 server that it may stop or restore | [`apiserver::ApiServer`], [`etcd::Etcd`], [`s3::S3`] |
 //! | snapshots, whole and damaged | [`snapshots`] |
 //! | requests counted, delayed, dropped, answered wrongly | [`proxy::FaultProxy`] |
+//! | a Prometheus that scrapes operators, and the chart's alerts and dashboards | [`prometheus::Prometheus`], [`monitoring`] |
 //! | to wait | [`wait::until`] |
 
 // Where a name says it all, a sentence would only repeat it; and a builder that a test forgets to use fails that test.
@@ -23,9 +24,11 @@ pub mod hand;
 pub mod http;
 pub mod kubernetes;
 pub mod metrics;
+pub mod monitoring;
 pub mod operator;
 pub mod ports;
 pub mod process;
+pub mod prometheus;
 pub mod proxy;
 pub mod s3;
 pub mod shared;

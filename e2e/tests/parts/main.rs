@@ -2,6 +2,7 @@
 //! so that all tests share its threads.
 
 mod agents;
+mod alerts;
 mod api_away;
 mod boltdb;
 mod bucket;
@@ -10,6 +11,7 @@ mod cli_get;
 mod cli_ls;
 mod common;
 mod counts;
+mod dashboard;
 mod directory;
 mod directory_faults;
 mod etcd;
