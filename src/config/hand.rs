@@ -5,22 +5,25 @@
 
 use std::path::PathBuf;
 
+use jiff::tz::TimeZone;
+
 use super::error::{ConfigError, Warning};
 use super::file::ConfigFile;
 use super::flags::Flags;
-use super::run;
+use super::run::{self, RunSettings};
 use super::s3::S3Layer;
 use super::sources::{Environment, Texts};
 use super::table::setting;
 use super::values;
 use crate::etcd::EtcdAccess;
-use crate::snapshot::{NodeName, Program};
+use crate::snapshot::{BaseName, NodeName, Program};
 
 /// What somebody in front of a terminal has set.
 #[derive(Debug, Clone)]
 pub struct HandSettings {
     given: Texts,
     texts: Texts,
+    zone: TimeZone,
 }
 
 impl HandSettings {
@@ -28,7 +31,7 @@ impl HandSettings {
     pub fn new(flags: &Flags, environment: &Environment, files: &[ConfigFile]) -> Result<(Self, Vec<Warning>), ConfigError> {
         let (given, warnings) = Texts::collect(flags, environment, files)?;
         let texts = given.clone().or(Texts::of_defaults());
-        Ok((Self { given, texts }, warnings))
+        Ok((Self { given, texts, zone: environment.zone() }, warnings))
     }
 
     /// This node, where it is named.
@@ -71,6 +74,11 @@ impl HandSettings {
     /// The etcd member of this node.
     pub fn etcd(&self) -> Result<EtcdAccess, ConfigError> {
         run::etcd(&self.texts)
+    }
+
+    /// Everything, as an agent on this node has it; with this base name.
+    pub fn run(&self, node: NodeName, base: &BaseName) -> Result<RunSettings, ConfigError> {
+        Ok(RunSettings { base: base.clone(), ..RunSettings::of(&self.texts, node, self.s3()?, self.zone.clone())? })
     }
 
     /// How many good snapshots the directory keeps; 0 means all.

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
+
 use super::error::{ConfigError, Warning};
 use super::file::ConfigFile;
 use super::flags::Flags;
@@ -75,41 +77,43 @@ impl RunSettings {
         let s3 = S3Layer::new(&given)?;
         s3.check()?;
         let texts = given.or(Texts::of_defaults());
-        let node = texts.require("node-name", values::node)?;
+        let node = texts.require("node-name", values::node)?.value;
+        Ok((Self::of(&texts, node, s3, environment.zone())?, warnings))
+    }
+
+    /// What these texts, the defaults among them, come to on this node. `zone` is the process's.
+    pub(super) fn of(texts: &Texts, node: NodeName, s3: S3Layer, zone: TimeZone) -> Result<Self, ConfigError> {
         let program = texts.require("program", values::program)?.value;
-        let (data_dir, snapshot_dir) = directories(&texts, program)?;
+        let (data_dir, snapshot_dir) = directories(texts, program)?;
         let interval = texts.require("etcd-snapshot-reconcile-interval", values::time)?.value;
-        let zone = texts.parse("etcd-snapshot-timezone", values::zone)?.map_or_else(|| environment.zone(), |zone| zone.value);
+        let zone = texts.parse("etcd-snapshot-timezone", values::zone)?.map_or(zone, |zone| zone.value);
         let schedule = texts.require("etcd-snapshot-schedule-cron", |text| values::schedule(text, &zone))?.value;
         let scope = texts.require("schedule-scope", |text| values::scope(text, &schedule))?.value;
         let disabled = texts.require("etcd-disable-snapshots", values::switch)?.value;
-        Ok((
-            Self {
-                node: node.value,
-                program,
-                mode: texts.require("mode", values::mode)?.value,
-                data_dir,
-                snapshot_dir,
-                interval,
-                namespace: texts.parse("namespace", values::namespace)?.map(|name| name.value),
-                config_namespace: texts.require("config-namespace", values::namespace)?.value,
-                http_listen: texts.require("http-listen", values::listen)?.value,
-                metrics_prefix: texts.parse("metrics-prefix", values::metrics_prefix)?.map(|prefix| prefix.value),
-                log_format: texts.require("log-format", values::log_format)?.value,
-                etcd: etcd(&texts)?,
-                base: texts.require("etcd-snapshot-name", values::base_name)?.value,
-                retention: texts.require("etcd-snapshot-retention", values::count)?.value,
-                adopt_unlabelled: texts.require("etcd-s3-adopt-unlabelled", values::switch)?.value,
-                orphan_grace: texts.require("orphan-grace", values::time)?.value.max(interval.saturating_mul(3)),
-                schedule: Some(schedule).filter(|_| !disabled),
-                jitter: texts.require("etcd-snapshot-jitter", values::pause)?.value,
-                scope,
-                compress: texts.require("etcd-snapshot-compress", values::switch)?.value,
-                token_file: texts.text("token-file").map(PathBuf::from),
-                s3,
-            },
-            warnings,
-        ))
+        Ok(Self {
+            node,
+            program,
+            mode: texts.require("mode", values::mode)?.value,
+            data_dir,
+            snapshot_dir,
+            interval,
+            namespace: texts.parse("namespace", values::namespace)?.map(|name| name.value),
+            config_namespace: texts.require("config-namespace", values::namespace)?.value,
+            http_listen: texts.require("http-listen", values::listen)?.value,
+            metrics_prefix: texts.parse("metrics-prefix", values::metrics_prefix)?.map(|prefix| prefix.value),
+            log_format: texts.require("log-format", values::log_format)?.value,
+            etcd: etcd(texts)?,
+            base: texts.require("etcd-snapshot-name", values::base_name)?.value,
+            retention: texts.require("etcd-snapshot-retention", values::count)?.value,
+            adopt_unlabelled: texts.require("etcd-s3-adopt-unlabelled", values::switch)?.value,
+            orphan_grace: texts.require("orphan-grace", values::time)?.value.max(interval.saturating_mul(3)),
+            schedule: Some(schedule).filter(|_| !disabled),
+            jitter: texts.require("etcd-snapshot-jitter", values::pause)?.value,
+            scope,
+            compress: texts.require("etcd-snapshot-compress", values::switch)?.value,
+            token_file: texts.text("token-file").map(PathBuf::from),
+            s3,
+        })
     }
 }
 

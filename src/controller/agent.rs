@@ -1,6 +1,7 @@
 //! One agent: its parts put together, started, and stopped in the order that leaves nothing half done.
 
 use std::panic::resume_unwind;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use super::upload::Uploader;
 use super::verify::Verifier;
 use super::voice::Voice;
 use crate::config::RunSettings;
-use crate::decide::Asked;
+use crate::decide::{Asked, Mode};
 use crate::health::Health;
 use crate::http;
 use crate::kubernetes::cache::LookAgain;
@@ -78,6 +79,7 @@ pub(super) fn build(settings: RunSettings, asked: Asked, client: kube::Client, d
     let (events, publisher) = Events::new(client.clone(), settings.node.as_str());
     let shared = Arc::new(Shared {
         asked,
+        observing: AtomicBool::new(settings.mode == Mode::Observe),
         historian: Historian::new(settings.etcd.clone()),
         connected: Mutex::default(),
         client,

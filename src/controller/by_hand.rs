@@ -4,6 +4,7 @@
 //! and keeps no records: those that retention removes the files of go with them, all others are the agents' to write.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -14,12 +15,14 @@ use super::bucket::BucketLoop;
 use super::directory::DirectoryLoop;
 use super::parts::Hands;
 use super::pass::Passed;
+use super::saver::Saver;
 use super::shared::Shared;
 use super::surroundings;
 use crate::config::RunSettings;
 use crate::decide::Asked;
 use crate::kubernetes::client::{ClientError, Source, client, nowhere};
-use crate::snapshot::Failure;
+use crate::save::{SaveError, Saved, Tell};
+use crate::snapshot::{BaseName, ClusterId, Failure};
 
 /// How long Events and the cache have to end.
 const LAST_THINGS: Duration = Duration::from_secs(5);
@@ -58,6 +61,24 @@ impl ByHand {
     /// What the passes share.
     pub fn shared(&self) -> &Shared {
         &self.shared
+    }
+
+    /// From now on only decides, or acts again.
+    pub fn observe(&self, only: bool) {
+        self.shared.observing.store(only, Ordering::Relaxed);
+    }
+
+    /// The cluster whose objects are ours, as a person says it: where no API server does.
+    pub fn believe(&self, cluster: ClusterId) {
+        let mut around = self.shared.around();
+        if !around.cluster_told {
+            (around.cluster, around.cluster_told) = (Some(cluster), true);
+        }
+    }
+
+    /// Saves one snapshot into the directory.
+    pub async fn save(&self, base: &BaseName, compress: bool, watch: Tell) -> Result<Saved, SaveError> {
+        Saver::new(self.shared.clone(), self.hands.directory.clone()).save(base, compress, watch).await
     }
 
     /// Finds the bucket of the settings in force, to which files go up and from which objects go. False when there is none.

@@ -1,6 +1,7 @@
 //! What the two loops share, and what is known of the world around: our Node, our cluster, and K3s.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::run::Wake;
 use super::surroundings::Missing;
 use super::voice::Voice;
 use crate::config::{RunSettings, S3Access};
-use crate::decide::{Asked, Keep, Policy};
+use crate::decide::{Asked, Keep, Mode, Policy};
 use crate::health::Health;
 use crate::kubernetes::Cache;
 use crate::kubernetes::events::Events;
@@ -28,6 +29,8 @@ pub struct Shared {
     pub settings: RunSettings,
     /// What a person asked of this run.
     pub asked: Asked,
+    /// Nothing is done, only decided: `--mode observe`, and a dry run by hand.
+    pub observing: AtomicBool,
     /// Asks the etcd member.
     pub historian: Historian,
     /// The API server.
@@ -98,7 +101,8 @@ impl Shared {
             bucket: self.bucket().map_or(0, |connected| connected.access.retention),
             adopt_unlabelled: settings.adopt_unlabelled,
         };
-        Policy { mode: settings.mode, interval: settings.interval, keep, asked: self.asked }
+        let mode = if self.observing.load(Ordering::Relaxed) { Mode::Observe } else { Mode::Manage };
+        Policy { mode, interval: settings.interval, keep, asked: self.asked.clone() }
     }
 
     /// The time for decisions.

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::plan::{Action, Mode, Observed, Plan, Policy, Proof, Reason, Step, Veto};
+use super::plan::{Action, Asked, Mode, Observed, Plan, Policy, Proof, Reason, Step, Veto};
 use crate::record::Record;
 use crate::snapshot::{FileName, Inventory, Member, Owner, SnapshotFile, Storage, Upload, Verdict};
 
@@ -60,6 +60,14 @@ impl View<'_> {
         match &step.action {
             Action::Verify(_) | Action::Write(_) => None,
             Action::Forget(record, proof) => self.forget(record, proof, step.reason),
+            Action::Prune(file, records) if step.reason == Reason::Asked => {
+                let others = records.iter().any(|record| !self.is_held(record) || record.file.as_ref() != Some(&file.name));
+                if !self.is_complete() {
+                    Some(Veto::Incomplete)
+                } else {
+                    (others || !self.may_be_deleted(file)).then_some(Veto::NotOurs)
+                }
+            }
             Action::Prune(file, records) => {
                 let others = records.iter().any(|record| !self.is_held(record) || record.file.as_ref() != Some(&file.name));
                 let damaged = matches!(file.known.as_ref().map(|known| &known.verdict), Some(Verdict::Damaged(_)));
@@ -121,7 +129,8 @@ impl View<'_> {
         }
         // Not to know is doubt, and no record is written on doubt. But local retention and uploads do not wait for the
         // API server: the day when etcd is ill is the day they matter.
-        let at_work_here = self.seen.k3s_at_work.unwrap_or(!(moves_files && local));
+        // And who asks for something by hand has looked.
+        let at_work_here = self.seen.k3s_at_work.unwrap_or(self.policy.asked == Asked::Nothing && !(moves_files && local));
         let goes_up = local && matches!(step.action, Action::Upload(..) | Action::Abort(..));
         if at_work_here || goes_up && self.seen.around.k3s_on_bucket.unwrap_or(false) {
             return Some(Veto::K3sAtWork);
@@ -155,6 +164,21 @@ impl View<'_> {
     fn is_seen(&self, file: &SnapshotFile) -> bool {
         let listed = self.seen.inventory.seen().get(&file.name);
         listed.is_some_and(|listed| listed == file) && file.at_rest && file.known.is_some()
+    }
+
+    /// Whether a person may have it deleted: what is ours, of whatever base name and worth; of another history when told so. A local
+    /// file of which nothing is known yet is ours when its name names our node.
+    fn may_be_deleted(&self, file: &SnapshotFile) -> bool {
+        let seen = self.seen.inventory.seen().get(&file.name).is_some_and(|listed| listed == file) && file.at_rest;
+        let ours = match self.seen.owners.get(&file.name) {
+            Some(Owner::Ours) => true,
+            Some(Owner::AnotherHistory) => self.policy.asked.takes_over(),
+            Some(Owner::Unknown) => {
+                file.known.is_none() && matches!(&self.seen.storage, Storage::Local { node } if file.name.names_node(node))
+            }
+            _ => false,
+        };
+        seen && ours
     }
 
     /// Whether it is proven ours, of the base name, and of no doubtful time.

@@ -22,9 +22,10 @@ pub use plan::{Action, Around, Asked, BucketView, FailedUpload, Keep, Mode, Obse
 /// What this pass should do: records, what may go, what is to be verified, what goes up. In this order, so that what goes
 /// does not go up. What a person asks for is done alone: the records are kept by the agents.
 pub fn decide(seen: &Observed, policy: &Policy, now: Timestamp) -> Plan {
-    Plan(match policy.asked {
+    Plan(match &policy.asked {
         Asked::Prune { .. } => retention::retention(seen, policy, now),
-        Asked::UploadMissing => uploads::uploads(seen, policy, now),
+        Asked::Delete { names, .. } => retention::delete(seen, names),
+        Asked::Upload { .. } => uploads::uploads(seen, policy, now),
         Asked::Nothing => {
             let mut steps = records::records(seen, now);
             steps.extend(retention::retention(seen, policy, now));

@@ -123,7 +123,7 @@ impl Keep {
 }
 
 /// What a person asked of one run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Asked {
     /// Nothing: the loop runs by itself.
     #[default]
@@ -133,19 +133,34 @@ pub enum Asked {
         /// Another history counts as ours in this run.
         take_over: bool,
     },
-    /// `upload --missing`: what was uploaded once goes up again where its object is gone.
-    UploadMissing,
+    /// `delete`: these, whatever retention thinks of them.
+    Delete {
+        /// Which.
+        names: BTreeSet<FileName>,
+        /// Another history counts as ours in this run.
+        take_over: bool,
+    },
+    /// `upload`: what was uploaded once goes up again where its object is gone.
+    Upload {
+        /// Only these; none is all.
+        only: BTreeSet<FileName>,
+    },
 }
 
 impl Asked {
     /// Whether another history counts as ours.
-    pub fn takes_over(self) -> bool {
-        self == Self::Prune { take_over: true }
+    pub fn takes_over(&self) -> bool {
+        matches!(self, Self::Prune { take_over: true } | Self::Delete { take_over: true, .. })
     }
 
     /// Whether a pass may only delete so many.
-    pub fn has_brake(self) -> bool {
-        !matches!(self, Self::Prune { .. })
+    pub fn has_brake(&self) -> bool {
+        !matches!(self, Self::Prune { .. } | Self::Delete { .. })
+    }
+
+    /// Whether a file goes up that was uploaded once.
+    pub fn uploads_again(&self, name: &FileName) -> bool {
+        matches!(self, Self::Upload { only } if only.is_empty() || only.contains(name))
     }
 }
 
@@ -265,6 +280,8 @@ pub enum Reason {
     BeyondRetention,
     /// It is damaged, and newer damaged ones are there to be looked at.
     Damaged,
+    /// A person asked for it.
+    Asked,
     /// Nobody goes on with the multipart upload that was begun.
     Abandoned,
 }
@@ -287,6 +304,7 @@ impl Reason {
             Self::NotInBucket => "not-in-bucket",
             Self::BeyondRetention => "beyond-retention",
             Self::Damaged => "damaged",
+            Self::Asked => "asked",
             Self::Abandoned => "abandoned",
         }
     }

@@ -37,11 +37,19 @@ pub fn retention(seen: &Observed, policy: &Policy, now: Timestamp) -> Vec<Step> 
         Shelf { storage: &seen.storage, us: &seen.us, listing: all.listing(), owners: &seen.owners, living: seen.around.living.as_ref() };
     let mut going = shelf.going(&policy.keep, policy.asked.takes_over(), now);
     going.retain(|(file, _)| now.duration_since(file.modified) >= JUST_NOW && !seen.around.busy.contains(&file.name));
-    let records = |file: &SnapshotFile| {
-        let here = seen.records.iter().flatten().filter(|record| !record.terminating && record.storage.as_ref() == Some(&seen.storage));
-        here.filter(|record| record.file.as_ref() == Some(&file.name)).cloned().collect()
-    };
-    going.into_iter().map(|(file, reason)| Step::new(Action::Prune(Box::new(file.clone()), records(file)), reason)).collect()
+    going.into_iter().map(|(file, reason)| prune(seen, file, reason)).collect()
+}
+
+/// The prune steps of these names, as far as they are there.
+pub fn delete(seen: &Observed, names: &BTreeSet<FileName>) -> Vec<Step> {
+    let there = names.iter().filter_map(|name| seen.inventory.seen().get(name));
+    there.filter(|file| !seen.around.busy.contains(&file.name)).map(|file| prune(seen, file, Reason::Asked)).collect()
+}
+
+fn prune(seen: &Observed, file: &SnapshotFile, reason: Reason) -> Step {
+    let here = seen.records.iter().flatten().filter(|record| !record.terminating && record.storage.as_ref() == Some(&seen.storage));
+    let records = here.filter(|record| record.file.as_ref() == Some(&file.name)).cloned().collect();
+    Step::new(Action::Prune(Box::new(file.clone()), records), reason)
 }
 
 /// The files of one storage as retention sees them.

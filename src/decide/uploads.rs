@@ -91,8 +91,10 @@ fn waiting<'a>(
     let files = all.listing().values();
     let may_go = |file: &&SnapshotFile| file.is_good() && file.at_rest && seen.owners.get(&file.name) == Some(&Owner::Ours);
     let lacking: Vec<&SnapshotFile> = files.filter(may_go).filter(|file| !there.contains(&file.name)).collect();
-    let is_open =
-        |file: &&&SnapshotFile| policy.asked == Asked::UploadMissing || upload_of(seen, bucket, &file.name) != Some(&Upload::Done);
+    let is_open = |file: &&&SnapshotFile| match &policy.asked {
+        Asked::Upload { .. } => policy.asked.uploads_again(&file.name),
+        _ => upload_of(seen, bucket, &file.name) != Some(&Upload::Done),
+    };
     let mut open: Vec<&SnapshotFile> = lacking.iter().filter(is_open).copied().collect();
     if !open.is_empty() {
         // What is done and gone again keeps its place: nothing older goes up in its stead.

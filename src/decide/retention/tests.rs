@@ -507,7 +507,7 @@ proptest! {
         asked in prop::sample::select(vec![Asked::Nothing, PRUNE, TAKE_OVER]), index in 0..150_u64, adopt in any::<bool>(), living in any::<bool>()
     ) {
         let mut world = World::new(if in_bucket { bucket() } else { local() }, newest, files);
-        world.policy.asked = asked;
+        world.policy.asked = asked.clone();
         world.policy.keep.adopt_unlabelled = adopt;
         world.member = member("c", index);
         world.living = living.then(|| BTreeSet::from([node("cp2")]));

@@ -137,7 +137,7 @@ fn a_file_goes_up_once_goes_on_where_it_was_begun_and_is_tried_again_at_the_next
         (Some(Upload::Begun { id: id("u") }), Asked::Nothing, Some(Some(id("u")))),
         (Some(Upload::Done), Asked::Nothing, None),
         (Some(Upload::Done), Asked::Prune { take_over: false }, None),
-        (Some(Upload::Done), Asked::UploadMissing, Some(None)),
+        (Some(Upload::Done), Asked::Upload { only: BTreeSet::new() }, Some(None)),
         // The beat began a minute ago.
         (Some(failed(-61)), Asked::Nothing, Some(None)),
         (Some(failed(-60)), Asked::Nothing, None),
@@ -148,7 +148,7 @@ fn a_file_goes_up_once_goes_on_where_it_was_begun_and_is_tried_again_at_the_next
         if let Some(state) = state.clone() {
             world.became(&file.name, state);
         }
-        world.policy.asked = asked;
+        world.policy.asked = asked.clone();
         let steps: Vec<_> = world
             .checked()
             .steps()
@@ -176,7 +176,7 @@ fn what_was_uploaded_and_is_gone_keeps_its_place_so_that_no_older_one_goes_up_fo
         world.became(&file.name, Upload::Done);
     }
     assert!(world.plan().is_empty());
-    world.policy.asked = Asked::UploadMissing;
+    world.policy.asked = Asked::Upload { only: BTreeSet::new() };
     assert_eq!(world.plan(), [up(1), up(2)]);
 }
 
@@ -452,7 +452,7 @@ proptest! {
                     _ => {}
                 }
             }
-            (here.policy.asked, there.policy.asked) = (prunes, prunes);
+            (here.policy.asked, there.policy.asked) = (prunes.clone(), prunes.clone());
             here.apply();
             there.apply();
             here.policy.asked = Asked::Nothing;
