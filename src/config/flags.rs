@@ -111,7 +111,11 @@ fn by_hand() -> impl Iterator<Item = &'static Setting> {
 fn hand_arg(setting: &'static Setting) -> Arg {
     let arg = arg(setting);
     match setting.name {
-        "config" => arg.short('c'),
+        "config" => {
+            let default = "config.yaml of K3s or RKE2 in /etc/rancher/<program>, where there is one";
+            arg.short('c').long_help(long_help(setting, default))
+        }
+        "node-name" => arg.long_help(long_help(setting, "the node whose agent kept state on the directory, else the host's name")),
         "data-dir" => arg.short('d'),
         "etcd-snapshot-dir" => arg.visible_alias("dir"),
         "etcd-snapshot-compress" => arg.visible_alias("snapshot-compress"),
@@ -132,7 +136,7 @@ fn arg(setting: &'static Setting) -> Arg {
         .help_heading(setting.group)
         .action(ArgAction::Set)
         .help(short_help(setting))
-        .long_help(long_help(setting));
+        .long_help(long_help(setting, setting.default.or(setting.default_in_words).unwrap_or("none")));
     if setting.kind == Kind::Switch { arg.num_args(0..=1).require_equals(true).default_missing_value("true") } else { arg }
 }
 
@@ -144,9 +148,8 @@ fn short_help(setting: &Setting) -> StyledStr {
     }
 }
 
-fn long_help(setting: &Setting) -> StyledStr {
+fn long_help(setting: &Setting, default: &str) -> StyledStr {
     let help = setting.help.replace('\n', "\n\n");
-    let default = setting.default.or(setting.default_in_words).unwrap_or("none");
     let environment = match setting.also_environment {
         _ if !setting.reach.has_environment() => String::new(),
         None => format!("\nEnvironment: {}", setting.environment()),

@@ -13,6 +13,8 @@ use e2e::shared::Shared;
 use e2e::site::Site;
 use e2e::{snapshots, tools, wait};
 use etcd_snapshot_operator::snapshot::Digest;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, ObjectMeta, PostParams};
 use serde_json::{Value, json};
 use sha2::Digest as _;
 
@@ -321,6 +323,43 @@ async fn what_cannot_work_is_said_in_one_sentence() -> Result<()> {
         ensure!(ended.out.is_empty() && !ended.err.contains("unseen") && !ended.err.contains("panicked"), "{ended:?}");
     }
     ensure!(there.here()?.is_empty(), "{:?}", there.here()?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_settings_may_be_in_a_secret_and_in_a_file_of_k3s() -> Result<()> {
+    let there = There::new().await?;
+    let (by_secret, by_file) = (there.site.name(1), there.site.name(2));
+    for name in [&by_secret, &by_file] {
+        there.site.put_ours(name, snapshots::tiny(1)).await?;
+    }
+    let bucket = &there.site.bucket.name;
+    let values = [
+        ("etcd-s3-endpoint", there.site.s3.endpoint()),
+        ("etcd-s3-insecure", "true".into()),
+        ("etcd-s3-bucket", bucket.clone()),
+        ("etcd-s3-folder", "folder".into()),
+        ("etcd-s3-access-key", there.site.s3.access_key.clone()),
+        ("etcd-s3-secret-key", there.site.s3.secret_key.clone()),
+    ];
+    let get = || anyhow::Ok(Hand::new("get")?.flag("--to", &there.to));
+    let named = || anyhow::Ok(get()?.arg(&by_secret).flag("--s3-config-secret", bucket).flag("--config-namespace", "default"));
+    named()?.with_kubernetes(&there.site).run().await?.with(1)?.says(&format!("Secret default/{bucket}, and that cannot be read"))?;
+    let secret = Secret {
+        metadata: ObjectMeta { name: Some(bucket.clone()), ..ObjectMeta::default() },
+        string_data: Some(values.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect()),
+        ..Secret::default()
+    };
+    let secrets: Api<Secret> = Api::namespaced(there.site.kubernetes.client.clone(), "default");
+    secrets.create(&PostParams::default(), &secret).await?;
+    named()?.with_kubernetes(&there.site).run().await?.with(0)?;
+
+    let config = there.site.scratch().join("config.yaml");
+    let text: Vec<String> = values.iter().map(|(key, value)| format!("{key}: {value:?}")).collect();
+    let text = text.join("\n");
+    std::fs::write(&config, format!("etcd-s3: false\nkube-apiserver-arg+: [x]\n{text}"))?;
+    get()?.arg(&by_file).flag("--config", &config).run().await?.with(0)?;
+    ensure!(there.here()? == only([&*by_secret, &by_file]), "{:?}", there.here()?);
     Ok(())
 }
 

@@ -74,7 +74,9 @@ pub async fn bring(bucket: &Bucket, mut found: Found, order: &Order, stop: &Canc
             }
             Err(error) => return Err(not_brought(error, &found, &target)),
         }
+        let progress = Progress::of_unknown_length("verifying");
         let verified = verified(&target, found.clone(), order.keep_zip, stop.clone()).await;
+        progress.end();
         match verified {
             Ok((digests, unpacked)) => return finish(target, found, digests, unpacked.as_deref(), order),
             Err(NotWhole::Damaged(why)) if took_up && second_chance => {

@@ -37,6 +37,16 @@ impl Progress {
         write(line(self.doing, bytes, self.of, rate, width));
     }
 
+    /// Begins what cannot tell how far it is.
+    pub fn of_unknown_length(doing: &'static str) -> Self {
+        let mut progress = Self::new(doing, 0, 0);
+        if progress.width.is_some() {
+            progress.shown = Some(Instant::now());
+            write(doing);
+        }
+        progress
+    }
+
     /// Takes the line away.
     pub fn end(self) {
         if self.shown.is_some() {

@@ -319,13 +319,13 @@ mod tests {
         (rows.iter().map(|row| (row.state, row.record)).collect(), notes)
     }
 
-    fn damaged() -> Option<Verdict> {
-        Some(Verdict::Damaged("cut off".into()))
+    fn damaged() -> Verdict {
+        Verdict::Damaged("cut off".into())
     }
 
     #[test]
     fn a_record_agrees_with_the_file_that_it_was_written_for() {
-        let (whole, cut, unread) = (file(1, Some(Verdict::Whole)), file(2, damaged()), file(3, None));
+        let (whole, cut, unread) = (file(1, Some(Verdict::Whole)), file(2, Some(damaged())), file(3, None));
         let records = [&whole, &cut, &unread].map(recorded).to_vec();
         let (rows, notes) = shown(vec![whole, cut, unread], records, true);
         let expected = [(State::Good, Recorded::Ready), (State::Damaged, Recorded::NotReady), (State::Unverified, Recorded::NotReady)];
@@ -337,7 +337,7 @@ mod tests {
         let (mut other, was_whole, alone) = (file(1, None), file(2, Some(Verdict::Whole)), file(3, None));
         let records = vec![recorded(&file(1, Some(Verdict::Whole))), recorded(&was_whole)];
         other.version = Version::remembered("7.8.9/-");
-        let (rows, notes) = shown(vec![other, file(2, damaged()), alone], records, true);
+        let (rows, notes) = shown(vec![other, file(2, Some(damaged())), alone], records, true);
         let expected = [(State::Unverified, Recorded::Differs), (State::Damaged, Recorded::Differs), (State::Unverified, Recorded::None)];
         assert_eq!(rows, expected);
         assert!(
@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn a_record_of_elsewhere_is_a_row_of_its_own() {
         let storage = Storage::Local { node: NodeName::new("cp2").unwrap() };
-        let records = Records::new(vec![recorded(&file(1, Some(Verdict::Whole))), recorded(&file(2, damaged()))], Program::K3s);
+        let records = Records::new(vec![recorded(&file(1, Some(Verdict::Whole))), recorded(&file(2, Some(damaged())))], Program::K3s);
         let told: Vec<_> = records.elsewhere(&[&storage]).into_iter().map(|row| (row.name, row.size, row.record, row.why)).collect();
         assert_eq!(told.len(), 2);
         assert_eq!(told[0], ("s-cp1-1".into(), 544, Recorded::Ready, None));

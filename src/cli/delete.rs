@@ -1,0 +1,72 @@
+//! `delete`: named snapshots, in the directory and in the bucket.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+
+use super::hand::{Hand, by_hand};
+use super::removing::{How, remove};
+use super::terminal::{complain, note};
+use super::trouble::Trouble;
+use super::{FAILED, USAGE, around, start};
+use crate::decide::Asked;
+use crate::snapshot::{BaseName, ClusterId, FileName};
+
+/// At the end of `delete --help`.
+pub const EXAMPLES: &str = "\
+Examples:
+  From the directory of this node and, with S3, from the bucket:
+    etcd-snapshot-operator delete on-demand-cp-1-1752319252 --s3 --s3-bucket etcd
+
+  Without an API server the bucket needs to be told whose snapshots may go:
+    etcd-snapshot-operator delete on-demand-cp-1-1752319252 --s3 --s3-bucket etcd \\
+      --cluster-id 0c5b8f0e-6d1c-4d0e-9a4c-3f6f0d1f2a11";
+
+/// Delete snapshots by name, in the directory and in the bucket, with their sidecars and records.
+///
+/// Only what is proven to be this cluster's goes; what is from before a restore only with --take-over.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Delete {
+    /// Names of snapshots, as ls shows them.
+    #[arg(required = true)]
+    names: Vec<String>,
+    /// Whose objects may go, where no API server says it: the UID of the namespace kube-system.
+    #[arg(long, value_name = "ID")]
+    cluster_id: Option<String>,
+    /// Count snapshots from before a restore of etcd as this cluster's own.
+    #[arg(long)]
+    take_over: bool,
+    #[command(flatten)]
+    how: How,
+    #[command(flatten)]
+    hand: Hand,
+}
+
+/// Deletes them.
+pub fn delete(arguments: &Delete) -> u8 {
+    let Delete { names, cluster_id, take_over, how, hand } = arguments;
+    let names: BTreeSet<FileName> = match names.iter().map(|name| FileName::new(name)).collect() {
+        Ok(names) => names,
+        Err(error) => {
+            complain(&Trouble::usage("delete takes names of snapshots, as ls shows them").because_of(&error));
+            return USAGE;
+        }
+    };
+    by_hand(hand, async |settings, stop| {
+        let settings = settings.run(around::node(&settings)?, &BaseName::default())?;
+        let asked = Asked::Delete { names: names.clone(), take_over: *take_over };
+        let mut hand = start::start(settings, asked, &stop).await?;
+        if let Some(cluster) = cluster_id.as_deref().and_then(ClusterId::new) {
+            hand.believe(cluster);
+        }
+        let (code, planned) = Box::pin(remove(&mut hand, *how, &stop)).await?;
+        hand.end().await;
+        if !planned {
+            // K3s's own words.
+            names.iter().for_each(|name| note(format!("Snapshot {name} not found.")));
+            return Ok(if code == super::DONE { FAILED } else { code });
+        }
+        Ok(code)
+    })
+}

@@ -1,0 +1,54 @@
+//! `prune`: the agent's own retention, once, without its brake.
+
+use clap::Args;
+
+use super::hand::{Hand, by_hand};
+use super::removing::{How, remove};
+use super::terminal::note;
+use super::{around, start};
+use crate::decide::Asked;
+
+/// At the end of `prune --help`.
+pub const EXAMPLES: &str = "\
+Examples:
+  What retention would delete of the scheduled snapshots, here and in the bucket:
+    etcd-snapshot-operator prune --name etcd-snapshot --dry-run --etcd-snapshot-retention 5
+
+  Let it, though it is more at once than an agent deletes by itself:
+    etcd-snapshot-operator prune --name etcd-snapshot
+
+  After a restore: let snapshots of the history before it go, too:
+    etcd-snapshot-operator prune --name etcd-snapshot --take-over";
+
+/// Apply retention to the snapshots of one base name, in the directory and in the bucket.
+///
+/// It deletes what an agent would, and has no brake: who runs it has looked. The newest good snapshot never goes.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Prune {
+    /// Base name of the snapshots; those on schedule have etcd-snapshot.
+    #[arg(long, value_name = "NAME", default_value = "on-demand")]
+    name: String,
+    /// Count snapshots from before a restore of etcd as this cluster's own.
+    #[arg(long)]
+    take_over: bool,
+    #[command(flatten)]
+    how: How,
+    #[command(flatten)]
+    hand: Hand,
+}
+
+/// Prunes.
+pub fn prune(arguments: &Prune) -> u8 {
+    let Prune { name, take_over, how, hand } = arguments;
+    by_hand(hand, async |settings, stop| {
+        let settings = settings.run(around::node(&settings)?, &start::base(name)?)?;
+        let mut hand = start::start(settings, Asked::Prune { take_over: *take_over }, &stop).await?;
+        let (code, planned) = Box::pin(remove(&mut hand, *how, &stop)).await?;
+        if !planned && code == super::DONE {
+            note(format!("there is nothing to delete of {name}"));
+        }
+        hand.end().await;
+        Ok(code)
+    })
+}
