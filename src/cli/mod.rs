@@ -1,22 +1,29 @@
 //! The command line: one thin file a verb. Arguments in, exit code out.
 //!
 //! * `run` the agent
-//! * `ls`, `get` by hand, with K3s's names; `hand` has what they have in common, `around` what they find around them
+//! * `save`, `ls`, `get`, `delete`, `prune`, `upload` by hand, with K3s's names; `hand` has what they have in common, `around` what they find around them
 //! * `crd`, `completion`, `man` print what belongs to the program
 //! * `trouble` why a verb failed; `terminal` what is shown, and to whom
 
 mod around;
 mod completion;
 mod crd;
+mod delete;
 #[cfg(test)]
 mod documented;
 mod get;
 mod hand;
 mod ls;
 mod man;
+mod prune;
+mod removing;
 mod run;
+mod save;
+mod sending;
+mod start;
 mod terminal;
 mod trouble;
+mod upload;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -41,9 +48,13 @@ enum Verb {
     /// both true.
     #[command(after_long_help = run::EXAMPLES)]
     Run(Box<Flags>),
+    Save(Box<save::Save>),
     #[command(visible_aliases = ["list", "l"])]
     Ls(Box<ls::Ls>),
     Get(Box<get::Get>),
+    Delete(Box<delete::Delete>),
+    Prune(Box<prune::Prune>),
+    Upload(Box<upload::Upload>),
     /// Print the CustomResourceDefinition of ETCDSnapshotFile as YAML, for kubectl apply -f -.
     ///
     /// K3s and RKE2 install their own at every start: do not apply this one there.
@@ -104,6 +115,10 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
     match arguments.verb {
         Verb::Run(flags) => run::run(&flags),
+        Verb::Save(arguments) => save::save(&arguments),
+        Verb::Delete(arguments) => delete::delete(&arguments),
+        Verb::Prune(arguments) => prune::prune(&arguments),
+        Verb::Upload(arguments) => upload::upload(*arguments),
         Verb::Ls(arguments) => ls::ls(&arguments),
         Verb::Get(arguments) => get::get(*arguments),
         Verb::Crd => crd::crd(),

@@ -41,7 +41,13 @@ pub async fn remove(hand: &mut ByHand, how: How, stop: &CancellationToken) -> Re
         if lines.is_empty() || how.dry_run {
             print(&lines)?;
             let refused = refusals(&looked.passed);
-            let code = if looked.unreached { PARTLY } else if refused { REFUSED } else { DONE };
+            let code = if looked.unreached {
+                PARTLY
+            } else if refused {
+                REFUSED
+            } else {
+                DONE
+            };
             return Ok((code, !lines.is_empty()));
         }
         terminal::say(lines.trim_end());
@@ -118,7 +124,8 @@ fn steps(passed: &Passed) -> impl Iterator<Item = (&Step, &Outcome, &'static str
 
 fn would_go(passed: &[Passed]) -> String {
     let goes = |(step, _, what): (&Step, &Outcome, &str)| {
-        (step.veto == Some(Veto::Observing)).then(|| format!("{} would be deleted. ({}, {})\n", step.action.subject(), what, step.reason.word()))
+        (step.veto == Some(Veto::Observing))
+            .then(|| format!("{} would be deleted. ({}, {})\n", step.action.subject(), what, step.reason.word()))
     };
     passed.iter().flat_map(steps).filter_map(goes).collect()
 }

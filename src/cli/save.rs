@@ -63,9 +63,15 @@ pub fn save(arguments: &Save) -> u8 {
 
 /// A snapshot that is saved stays saved, whatever becomes of its upload.
 async fn up(hand: &mut crate::controller::by_hand::ByHand, saved: &Saved, stop: &tokio_util::sync::CancellationToken) -> u8 {
-    hand.only(&saved.file);
+    hand.ask(Asked::Upload { only: BTreeSet::from([saved.file.clone()]) });
     match sending::send(hand, stop).await {
-        Ok(sent) if sent.planned.contains(&saved.file) => if sent.code == DONE { DONE } else { PARTLY },
+        Ok(sent) if sent.planned.contains(&saved.file) => {
+            if sent.code == DONE {
+                DONE
+            } else {
+                PARTLY
+            }
+        }
         Ok(_) => {
             note("it is not uploaded by this run: it is there already, or retention keeps none of it there");
             DONE

@@ -1,6 +1,6 @@
 //! What `upload` and `save` have in common: files go up, and each end is told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use tokio_util::sync::CancellationToken;
 
@@ -8,9 +8,8 @@ use super::terminal::{complain, print};
 use super::trouble::Trouble;
 use super::{DONE, FAILED, PARTLY};
 use crate::controller::by_hand::ByHand;
-use crate::controller::outcome::Outcome;
 use crate::decide::{Action, Veto};
-use crate::snapshot::FileName;
+use crate::snapshot::{FileName, Upload};
 
 /// What went up.
 pub struct Sent {
@@ -25,22 +24,18 @@ pub async fn send(hand: &mut ByHand, stop: &CancellationToken) -> Result<Sent, T
     if !hand.find_bucket().await? {
         return Err(Trouble::usage("there is no bucket: S3 is turned off"));
     }
-    let mut ends: BTreeMap<FileName, Option<String>> = BTreeMap::new();
+    let mut planned = BTreeSet::new();
     loop {
         let passed = hand.directory().await;
         if let Some(failure) = passed.incomplete {
             return Err(Trouble::from(failure));
         }
-        for (step, outcome) in passed.plan.steps().iter().zip(&passed.outcomes) {
+        for step in passed.plan.steps() {
             let Action::Upload(file, _) = &step.action else { continue };
             if step.veto == Some(Veto::K3sAtWork) {
                 return Err(Trouble::refused("nothing goes up: K3s is at work on the bucket, and manages its own snapshots"));
             }
-            let failed = match outcome {
-                Outcome::Failed(failure) => Some(failure.to_string()),
-                _ => None,
-            };
-            ends.insert(file.name.clone(), failed);
+            planned.insert(file.name.clone());
         }
         if stop.is_cancelled() {
             return Err(Trouble::failed("interrupted: what was begun is gone on with the next time"));
@@ -50,22 +45,25 @@ pub async fn send(hand: &mut ByHand, stop: &CancellationToken) -> Result<Sent, T
         }
     }
     let (mut up, mut failed) = (0, 0);
-    for (name, why) in hand.ended_uploads().await.into_iter().filter(|(name, _)| ends.contains_key(name)) {
-        match why {
-            None => {
+    let mut uploads = hand.uploads().await;
+    for name in &planned {
+        let why = match uploads.remove(name) {
+            Some(Upload::Done) => {
                 up += 1;
                 print(&format!("Snapshot {name} uploaded.\n"))?;
+                continue;
             }
-            Some(why) => {
-                failed += 1;
-                complain(&Trouble::failed(format!("{name} is not uploaded")).because(why));
-            }
-        }
+            Some(Upload::Failed { why, .. }) => why,
+            Some(Upload::Begun { .. }) => "it was begun, and is gone on with the next time".into(),
+            None => "it changed since it was looked at; look again".into(),
+        };
+        failed += 1;
+        complain(&Trouble::failed(format!("{name} is not uploaded")).because(why));
     }
     let code = match (up, failed) {
         (_, 0) => DONE,
         (0, _) => FAILED,
         _ => PARTLY,
     };
-    Ok(Sent { planned: ends.into_keys().collect(), code })
+    Ok(Sent { planned, code })
 }

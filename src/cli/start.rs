@@ -22,5 +22,6 @@ pub async fn start(settings: RunSettings, asked: Asked, stop: &CancellationToken
 
 /// The base name of `--name`.
 pub fn base(name: &str) -> Result<BaseName, Trouble> {
-    BaseName::new(name).map_err(|error| Trouble::usage("--name should be the beginning of a file's name, like on-demand").because_of(&error))
+    BaseName::new(name)
+        .map_err(|error| Trouble::usage("--name should be the beginning of a file's name, like on-demand").because_of(&error))
 }

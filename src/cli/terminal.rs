@@ -37,6 +37,19 @@ pub fn complain(trouble: &Trouble) {
     say(format_args!("{}{}", Paint::of_stderr().red("error:"), text.strip_prefix("error:").unwrap_or(&text)));
 }
 
+/// Shows how far something has come, over what was shown before. For terminals only.
+pub fn progress(text: &str) {
+    let mut err = io::stderr().lock();
+    let _ = write!(err, "\r\u{1b}[K{text}").and_then(|()| err.flush());
+}
+
+/// Clears what [`progress`] has shown.
+pub fn progress_ended() {
+    if width_of_stderr().is_some() {
+        progress("");
+    }
+}
+
 /// Lines that end between words; what goes on is indented. In a pipe a sentence stays one line.
 fn wrapped(text: &str, width: Option<usize>) -> String {
     let Some(width) = width else { return text.into() };

@@ -78,7 +78,7 @@ pub(super) fn build(settings: RunSettings, asked: Asked, client: kube::Client, d
     });
     let (events, publisher) = Events::new(client.clone(), settings.node.as_str());
     let shared = Arc::new(Shared {
-        asked,
+        asked: Mutex::new(asked),
         observing: AtomicBool::new(settings.mode == Mode::Observe),
         historian: Historian::new(settings.etcd.clone()),
         connected: Mutex::default(),

@@ -3,8 +3,9 @@
 //! In: the settings, and what is asked. Out: what each pass decided on and what became of it. It takes no part in elections
 //! and keeps no records: those that retention removes the files of go with them, all others are the agents' to write.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,8 @@ use crate::config::RunSettings;
 use crate::decide::Asked;
 use crate::kubernetes::client::{ClientError, Source, client, nowhere};
 use crate::save::{SaveError, Saved, Tell};
-use crate::snapshot::{BaseName, ClusterId, Failure};
+use crate::snapshot::{BaseName, ClusterId, Failure, FileName, Upload};
+use crate::storage::{Memory, Store as _};
 
 /// How long Events and the cache have to end.
 const LAST_THINGS: Duration = Duration::from_secs(5);
@@ -92,6 +94,19 @@ impl ByHand {
     /// One pass over the directory.
     pub async fn directory(&mut self) -> Passed {
         DirectoryLoop::new(self.shared.clone(), self.hands.clone()).passed().await
+    }
+
+    /// From now on this is asked for.
+    pub fn ask(&self, asked: Asked) {
+        *self.shared.asked.lock().unwrap_or_else(PoisonError::into_inner) = asked;
+    }
+
+    /// What the state says of the uploads of the directory's files to the bucket.
+    pub async fn uploads(&self) -> BTreeMap<FileName, Upload> {
+        let Some(to) = self.shared.bucket().map(|connected| connected.bucket.storage().id()) else { return BTreeMap::new() };
+        let listed = self.hands.directory.list(&Memory::new()).await;
+        let uploads = self.hands.directory.uploads(listed.inventory.seen()).await;
+        uploads.into_iter().filter_map(|(name, mut uploads)| Some((name, uploads.remove(&to)?))).collect()
     }
 
     /// Waits until an upload has ended. False when none runs.

@@ -9,11 +9,13 @@ use super::parts::Parts;
 use super::report::{Told, report};
 use super::run::PassEnd;
 use crate::decide::{Checked, check, decide};
-use crate::snapshot::Failure;
+use crate::snapshot::{Failure, Storage};
 use crate::storage::Store;
 
 /// What one pass decided on, and what became of it.
 pub struct Passed {
+    /// Which storage.
+    pub storage: Storage,
     /// The plan, with its vetoes.
     pub plan: Checked,
     /// What became of each step.
@@ -32,5 +34,11 @@ pub async fn pass<S: Store>(parts: &Parts<'_, S>) -> Passed {
     let plan = check(decide(&seen, &policy, now), &seen, &policy, now);
     let outcomes = act(&plan, parts, &policy).await;
     let ok = report(&Told { seen: &seen, failures: &failures, plan: &plan, outcomes: &outcomes, policy: &policy, now }, parts.shared);
-    Passed { incomplete: seen.inventory.failure().cloned(), plan, outcomes, end: PassEnd { took: began.elapsed(), ok } }
+    Passed {
+        storage: parts.storage.clone(),
+        incomplete: seen.inventory.failure().cloned(),
+        plan,
+        outcomes,
+        end: PassEnd { took: began.elapsed(), ok },
+    }
 }

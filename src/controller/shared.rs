@@ -28,7 +28,7 @@ pub struct Shared {
     /// The settings of this run.
     pub settings: RunSettings,
     /// What a person asked of this run.
-    pub asked: Asked,
+    pub asked: Mutex<Asked>,
     /// Nothing is done, only decided: `--mode observe`, and a dry run by hand.
     pub observing: AtomicBool,
     /// Asks the etcd member.
@@ -101,8 +101,9 @@ impl Shared {
             bucket: self.bucket().map_or(0, |connected| connected.access.retention),
             adopt_unlabelled: settings.adopt_unlabelled,
         };
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mode = if self.observing.load(Ordering::Relaxed) { Mode::Observe } else { Mode::Manage };
-        Policy { mode, interval: settings.interval, keep, asked: self.asked.clone() }
+        Policy { mode, interval: settings.interval, keep, asked }
     }
 
     /// The time for decisions.
