@@ -31,12 +31,18 @@ pub struct ApiAccess {
     port: u16,
     ca: Ca,
     dir: PathBuf,
+    etcd: String,
 }
 
 impl ApiAccess {
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.dir.join("kubeconfig")
+    }
+
+    /// `http://127.0.0.1:port` of the etcd member behind it.
+    pub fn etcd(&self) -> &str {
+        &self.etcd
     }
 
     /// A kubeconfig in `dir` that acts as another user, who may do only what RBAC grants.
@@ -129,7 +135,7 @@ impl ApiServer {
         ] {
             std::fs::write(dir.path().join(name), content)?;
         }
-        let access = ApiAccess { port: 0, ca, dir: dir.path().to_owned() };
+        let access = ApiAccess { port: 0, ca, dir: dir.path().to_owned(), etcd: etcd.endpoint() };
         let mut server = Self { access, etcd, process: None, _dir: dir };
         with_free_ports(async || {
             server.access.port = ports::free();

@@ -71,7 +71,7 @@ impl OperatorSetup {
         with_free_ports(async || {
             let (dir, port) = (scratch()?, ports::free());
             let process = self.launch(&dir, port)?.start()?;
-            let mut operator = Operator { process, port, dir };
+            let mut operator = Operator { process, port, dir, uploads: self.uploads() };
             operator.until("/healthz to answer", async |operator| operator.get("/healthz").await).await?;
             Ok(operator)
         })
@@ -85,6 +85,12 @@ impl OperatorSetup {
         let ended = process.wait().await?;
         ensure!(!ended.success(), "it ended with success and said: {}", process.log());
         Ok(process.log())
+    }
+
+    fn uploads(&self) -> bool {
+        let observes =
+            |(name, value): &(String, Option<OsString>)| name == "--mode" && value.as_ref().is_some_and(|mode| mode == "observe");
+        self.flags.iter().any(|(name, _)| name == "--etcd-s3") && !self.flags.iter().any(observes)
     }
 
     fn launch(&self, dir: &TempDir, port: u16) -> Result<Launch> {
@@ -110,9 +116,15 @@ pub struct Operator {
     process: Process,
     port: u16,
     dir: TempDir,
+    uploads: bool,
 }
 
 impl Operator {
+    /// Whether it was started with a bucket to which files go up.
+    pub fn uploads(&self) -> bool {
+        self.uploads
+    }
+
     /// `127.0.0.1:port` of its HTTP server.
     pub fn http(&self) -> String {
         format!("127.0.0.1:{}", self.port)

@@ -1,8 +1,8 @@
 //! A real S3 server (SeaweedFS), and a bucket of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use aws_sdk_s3::Client;
@@ -50,7 +50,12 @@ impl S3Access {
     pub async fn bucket(&self, name: &str) -> Result<Bucket> {
         let client = self.client();
         client.create_bucket().bucket(name).send().await.with_context(|| format!("create bucket {name}"))?;
-        Ok(Bucket { client, name: name.to_owned() })
+        Ok(self.existing(name))
+    }
+
+    /// A bucket that is there.
+    pub fn existing(&self, name: &str) -> Bucket {
+        Bucket { client: self.client(), name: name.to_owned(), gone_up: Arc::default() }
     }
 
     /// A proxy in front of the server. Requests pass unchanged, the `Host` that was signed included.
@@ -70,6 +75,7 @@ impl S3Access {
 pub struct Bucket {
     pub client: Client,
     pub name: String,
+    gone_up: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Bucket {
@@ -111,7 +117,14 @@ impl Bucket {
         Ok(got.body.collect().await?.to_vec())
     }
 
+    /// The snapshots that operators were seen to have uploaded, and that no test has deleted since: what goes up stays. All
+    /// clones know the same.
+    pub fn gone_up(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.gone_up.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub async fn delete(&self, key: &str) -> Result<()> {
+        self.gone_up().retain(|name| !key.ends_with(&format!("/{name}")));
         self.client.delete_object().bucket(&self.name).key(key).send().await.with_context(|| format!("delete {key}"))?;
         Ok(())
     }

@@ -69,12 +69,14 @@ impl Site {
         self.dir.path()
     }
 
-    /// An operator for the directory alone.
+    /// An operator for the directory alone. It removes no snapshot: tests of retention say how many are kept.
     pub fn operator(&self) -> OperatorSetup {
         OperatorSetup::default()
             .flag("--node-name", &self.node)
             .flag("--etcd-snapshot-dir", self.snapshots())
             .flag("--etcd-snapshot-reconcile-interval", INTERVAL)
+            .flag("--etcd-snapshot-retention", "0")
+            .flag("--etcd-endpoint", self.api.etcd())
             .flag("--namespace", "default")
             .flag("--log-format", "json")
             .env("KUBECONFIG", self.api.kubeconfig())
@@ -97,6 +99,11 @@ impl Site {
     /// `etcd-snapshot-<node>-<seconds>` of this node.
     pub fn name(&self, seconds: i64) -> String {
         snapshots::name(&self.node, seconds)
+    }
+
+    /// `etcd-snapshot-another-<seconds>`: the name of a file that has a record here and, since it names another node, does not go up.
+    pub fn name_of_another(&self, seconds: i64) -> String {
+        snapshots::name("another", seconds)
     }
 
     /// Puts a file into the directory at once.

@@ -102,6 +102,12 @@ pub fn place(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Makes a file look as if it had last changed so many seconds ago.
+pub fn age(path: &Path, seconds: u64) -> Result<()> {
+    let then = std::time::SystemTime::now() - std::time::Duration::from_secs(seconds);
+    std::fs::File::options().write(true).open(path)?.set_modified(then).with_context(|| format!("age {}", path.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

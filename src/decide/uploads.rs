@@ -105,17 +105,19 @@ fn waiting<'a>(
     open
 }
 
-/// The names under which the bucket has a file of ours, or may have. A failure record has none behind it, and what
-/// is not proven ours only the `HEAD` of an upload can judge.
+/// The names under which the bucket has a file of ours with its sidecar, or may have. A failure record has none behind it, and what
+/// is not proven ours only the `HEAD` of an upload can judge. An object without a sidecar may be all that an upload came to before it
+/// was cut off; to the leader it is not good, and whoever has the file brings the sidecar.
 fn there<'a>(bucket: &'a BucketView, cluster: &ClusterId, adopt_unlabelled: bool) -> BTreeSet<&'a FileName> {
     let shows_ours = |record: &Record| match record.known.as_ref().map(|known| &known.cluster) {
         Some(Some(shown)) => shown == cluster,
         Some(None) => adopt_unlabelled,
         None => true,
     };
+    let is_bare = |record: &Record| record.version.as_ref().is_some_and(|version| version.of_sidecar().is_none());
     let records = bucket.records.iter().flatten();
     records
-        .filter(|record| !record.terminating && !record.is_failure() && shows_ours(record))
+        .filter(|record| !record.terminating && !record.is_failure() && shows_ours(record) && !is_bare(record))
         .filter_map(|record| record.file.as_ref())
         .collect()
 }

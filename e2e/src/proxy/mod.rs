@@ -4,6 +4,7 @@
 //! server, and back. Without a rule nothing is changed, not even the `Host` that an S3 request signs. It runs on a thread of
 //! its own, so it goes on when a test blocks, and ends when it is dropped.
 
+mod age;
 mod rules;
 mod serve;
 mod wire;

@@ -34,6 +34,7 @@ pub struct On {
     path: Option<String>,
     query: Vec<(String, Option<String>)>,
     no_query: Vec<String>,
+    header: Option<String>,
     skip: usize,
     times: Option<usize>,
 }
@@ -83,6 +84,12 @@ impl On {
         self
     }
 
+    /// Has this header, named in lower case, with any value.
+    pub fn header(mut self, name: &str) -> Self {
+        self.header = Some(name.to_owned());
+        self
+    }
+
     /// A rule begins with the request after this many. Does not matter to a count.
     pub fn skip(mut self, requests: usize) -> Self {
         self.skip = requests;
@@ -99,6 +106,7 @@ impl On {
     pub fn is_like(&self, seen: &Seen) -> bool {
         (self.methods.is_empty() || self.methods.contains(&seen.method))
             && self.path.as_ref().is_none_or(|pattern| fits(pattern, &seen.path))
+            && self.header.as_ref().is_none_or(|name| seen.header(name).is_some())
             && self.no_query.iter().all(|name| seen.query(name).is_none())
             && self.query.iter().all(|(name, wanted)| match (seen.query(name), wanted) {
                 (None, _) => false,
@@ -120,8 +128,12 @@ pub enum Fault {
     Hold,
     /// The connection is closed; the server never hears of the request.
     Drop,
+    /// The server hears of the request and gets this many bytes of its body, then the connection is closed.
+    CutRequest(u64),
     /// The server does as asked, then the connection is closed without its answer.
     LoseAnswer,
+    /// The server does as asked, and its answer goes on when the test says [`super::Handle::release`].
+    HoldAnswer,
     /// Never answered; the server never hears of it.
     BlackHole,
     /// Answered by the proxy; the server never hears of it.
@@ -132,6 +144,8 @@ pub enum Fault {
     CutBody(u64),
     /// The answer's body passes through this.
     Rewrite(Rewriter),
+    /// The object or objects of an S3 server's answer were last changed so much earlier.
+    Older(Duration),
 }
 
 impl Fault {

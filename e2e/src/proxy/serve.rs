@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::age::{age_head, age_listing};
 use super::rules::{Fault, Reply, Rules};
 use super::wire::{Head, collect, relay};
 use super::{Line, Setup, State};
@@ -104,7 +105,11 @@ async fn exchange(client: &mut Peer, server: &mut Peer, rules: &Mutex<Rules>) ->
         Some((Fault::BlackHole, _)) => std::future::pending().await,
         Some((Fault::Reply(reply), _)) => return answer(client, &request, &method, reply).await,
         Some((Fault::Answer(make), _)) => return answer(client, &request, &method, &make(&seen)).await,
-        Some((Fault::LoseAnswer | Fault::CutBody(_) | Fault::Rewrite(_), _)) | None => {}
+        Some((
+            Fault::CutRequest(_) | Fault::LoseAnswer | Fault::HoldAnswer | Fault::CutBody(_) | Fault::Rewrite(_) | Fault::Older(_),
+            _,
+        ))
+        | None => {}
     }
     if method == "CONNECT" {
         client.write.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").await?;
@@ -114,11 +119,15 @@ async fn exchange(client: &mut Peer, server: &mut Peer, rules: &Mutex<Rules>) ->
 
     server.write.write_all(&request.bytes()).await?;
     server.write.flush().await?;
+    if let Some((Fault::CutRequest(bytes), _)) = &taken {
+        relay(&mut client.read, &mut server.write, request.request_body(), Some(*bytes)).await?;
+        return Ok(false);
+    }
     // Both at once: a server may answer, or ask to go on, before the whole request is there.
     let mut sent = false;
     let keep = {
         let mut forwarding = pin!(relay(&mut client.read, &mut server.write, request.request_body(), None));
-        let mut answering = pin!(response(&mut server.read, &mut client.write, &method, taken.map(|(fault, _)| fault)));
+        let mut answering = pin!(response(&mut server.read, &mut client.write, &method, taken));
         loop {
             tokio::select! {
                 // Sending first: whether all was sent decides if the connection can go on.
@@ -148,8 +157,9 @@ async fn response(
     server: &mut BufReader<ReadHalf<Box<dyn Stream>>>,
     client: &mut WriteHalf<Box<dyn Stream>>,
     method: &str,
-    fault: Option<Fault>,
+    taken: Option<(Fault, watch::Receiver<bool>)>,
 ) -> Result<After> {
+    let (fault, held) = taken.unzip();
     loop {
         let Some(mut head) = Head::read(server).await? else { return Ok(After::Close) };
         let status = head.status();
@@ -162,6 +172,9 @@ async fn response(
             continue;
         }
         let body = head.response_body(method);
+        if let (Some(Fault::HoldAnswer), Some(held)) = (&fault, &held) {
+            let _ = held.clone().wait_for(|held| !held).await;
+        }
         let limit = match &fault {
             Some(Fault::LoseAnswer) => {
                 collect(server, body).await?;
@@ -170,13 +183,16 @@ async fn response(
             Some(Fault::Rewrite(rewrite)) => {
                 let was = collect(server, body).await?;
                 let is = rewrite(&String::from_utf8_lossy(&was)).into_bytes();
-                head.remove("content-length");
-                head.remove("transfer-encoding");
-                head.headers.push(("Content-Length".to_owned(), format!(" {}", is.len())));
-                client.write_all(&head.bytes()).await?;
-                client.write_all(&is).await?;
-                client.flush().await?;
-                return Ok(if head.closes() { After::Close } else { After::Keep });
+                return replace(client, head, &is).await;
+            }
+            Some(Fault::Older(by)) if method == "GET" && head.header("content-type").is_some_and(|kind| kind.contains("xml")) => {
+                let was = collect(server, body).await?;
+                let is = age_listing(&String::from_utf8_lossy(&was), *by).into_bytes();
+                return replace(client, head, &is).await;
+            }
+            Some(Fault::Older(by)) => {
+                age_head(&mut head, *by);
+                None
             }
             Some(Fault::CutBody(bytes)) => Some(*bytes),
             _ => None,
@@ -186,6 +202,17 @@ async fn response(
         relay(server, client, body, limit).await?;
         return Ok(if head.closes() || body == super::wire::Body::UntilClose { After::Close } else { After::Keep });
     }
+}
+
+/// The answer with another body.
+async fn replace(client: &mut WriteHalf<Box<dyn Stream>>, mut head: Head, body: &[u8]) -> Result<After> {
+    head.remove("content-length");
+    head.remove("transfer-encoding");
+    head.headers.push(("Content-Length".to_owned(), format!(" {}", body.len())));
+    client.write_all(&head.bytes()).await?;
+    client.write_all(body).await?;
+    client.flush().await?;
+    Ok(if head.closes() { After::Close } else { After::Keep })
 }
 
 async fn answer(client: &mut Peer, request: &Head, method: &str, reply: &Reply) -> Result<bool> {

@@ -25,15 +25,13 @@ struct Agent {
 impl Agent {
     /// On a node of its own, with the bucket of `site`, or the site's own.
     async fn of(bucket: Option<&Site>) -> Result<Self> {
-        let site = Site::new().await?;
+        let mut site = Site::new().await?;
+        if let Some(shared) = bucket {
+            site.bucket = shared.bucket.clone();
+        }
         let (s3, (api, kubeconfig)) = (site.s3.proxied()?, site.api.proxied(site.scratch())?);
-        let bucket = bucket.unwrap_or(&site).bucket.name.clone();
         // Behind an HTTP proxy the endpoint, which is the storage's identity, is the same for all.
-        let setup = site
-            .operator_with_bucket()
-            .flag("--etcd-s3-bucket", bucket)
-            .flag("--etcd-s3-proxy", format!("http://{}", s3.endpoint()))
-            .env("KUBECONFIG", kubeconfig);
+        let setup = site.operator_with_bucket().flag("--etcd-s3-proxy", format!("http://{}", s3.endpoint())).env("KUBECONFIG", kubeconfig);
         Ok(Self { site, s3, api, setup })
     }
 
@@ -72,7 +70,7 @@ async fn of_two_agents_one_lists_and_the_other_takes_over_when_it_ends() -> Resu
     leads(&mut leader).await?;
     all_ready(&mut leader, &first.site, slice::from_ref(&a), slice::from_ref(&object)).await?;
     let mut follower = second.setup.start().await?;
-    all_ready(&mut follower, &second.site, slice::from_ref(&b), &[]).await?;
+    all_ready(&mut follower, &second.site, slice::from_ref(&b), slice::from_ref(&object)).await?;
     let records = async || -> Result<_> {
         Ok([first.site.local_records().await?, second.site.local_records().await?, first.site.bucket_records().await?]
             .map(|records| versions(&records)))

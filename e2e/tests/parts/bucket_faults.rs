@@ -44,9 +44,9 @@ impl Spoiled {
     }
 
     async fn local_goes_on(&mut self) -> Result<()> {
-        self.site.place(&self.site.name(self.local), &snapshots::tiny(1))?;
+        self.site.place(&self.site.name_of_another(self.local), &snapshots::tiny(1))?;
         self.local += 1;
-        let wanted = expected((0..self.local).map(|number| (self.site.name(number), "whole")));
+        let wanted = expected((0..self.local).map(|number| (self.site.name_of_another(number), "whole")));
         local_becomes(&mut self.operator, &self.site, &wanted).await
     }
 

@@ -1,5 +1,7 @@
 //! What tests of several topics look at.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, Result, ensure};
 use e2e::operator::Operator;
 use e2e::proxy::{FaultProxy, On};
@@ -22,14 +24,21 @@ pub fn file(record: &DynamicObject) -> &str {
     record.data["spec"]["snapshotName"].as_str().unwrap_or_default()
 }
 
-/// Waits until exactly these snapshots have records, all of them ready.
+/// Waits until exactly these snapshots have records, all of them ready. `bucket` is what a test has put there; there is, too,
+/// what is in the directory of an operator that uploads, and what was there before: it goes up and stays.
 pub async fn all_ready(operator: &mut Operator, site: &Site, local: &[String], bucket: &[String]) -> Result<()> {
+    let goes_up = |name: &&String| operator.uploads() && name.contains(&format!("-{}-", site.node)) && !bucket.contains(name);
+    let going_up: BTreeSet<String> = local.iter().filter(goes_up).cloned().collect();
+    let there: BTreeSet<String> = bucket.iter().chain(&going_up).chain(site.bucket.gone_up().iter()).cloned().collect();
+    let in_bucket: Vec<String> = there.into_iter().collect();
     operator
         .until("exactly the snapshots to have ready records", async |_| {
             agree("local", local, &site.local_records().await?)?;
-            agree("bucket", bucket, &site.bucket_records().await?)
+            agree("bucket", &in_bucket, &site.bucket_records().await?)
         })
-        .await
+        .await?;
+    site.bucket.gone_up().extend(going_up);
+    Ok(())
 }
 
 fn agree(storage: &str, wanted: &[String], records: &[DynamicObject]) -> Result<()> {

@@ -7,6 +7,8 @@ use e2e::site::{FOLDER, Site};
 use e2e::snapshots;
 use kube::api::DynamicObject;
 
+use crate::common::{RECORDS, name, writes};
+
 /// Both servers behind proxies that count.
 struct Counted {
     s3: FaultProxy,
@@ -41,8 +43,13 @@ impl Counted {
 
     /// Requests that change a record.
     fn writes(&self) -> usize {
-        let records = "/apis/k3s.cattle.io/v1/etcdsnapshotfiles*";
-        ["POST", "PATCH", "PUT", "DELETE"].iter().map(|method| self.api.count(&On::method(method).path(records))).sum()
+        writes(&self.api)
+    }
+
+    /// Those that change one of these.
+    fn patches(&self, records: &[DynamicObject]) -> usize {
+        let of = |record: &DynamicObject| self.api.count(&On::method("PATCH").path(&format!("*/etcdsnapshotfiles/{}", name(record))));
+        records.iter().map(of).sum()
     }
 }
 
@@ -62,16 +69,14 @@ async fn all_ready(operator: &mut Operator, site: &Site, files: usize, objects: 
 }
 
 /// A thousand objects with sidecars: one page of objects and one of sidecars. With `delimiter=/` the folder `.metadata/`
-/// takes a place of its own in the first listing, so 999 objects fill its page.
-const OBJECTS: usize = 999;
+/// takes a place of its own in the first listing, so 999 objects fill its page; the last of them go up from the directory.
+const OBJECTS: usize = 999 - FILES;
+const FILES: usize = 5;
 
 #[tokio::test]
 async fn an_unchanged_beat_over_a_thousand_objects_costs_its_listing_and_nothing_else() -> Result<()> {
     let site = Site::new().await?;
     let counted = Counted::of(&site, "3s")?;
-    for number in 0..5 {
-        site.place(&site.name(1_700_000_000 + number), &snapshots::tiny(u64::try_from(number)?))?;
-    }
     let cluster = site.kubernetes.cluster_id().await?;
     let metadata = [("k3s-cluster-id", cluster.as_str()), ("k3s-node-name", site.node.as_str())];
     let numbers = || 0..i64::try_from(OBJECTS).unwrap_or_default();
@@ -82,9 +87,26 @@ async fn an_unchanged_beat_over_a_thousand_objects_costs_its_listing_and_nothing
     site.bucket.put_many(sidecars.into_iter().map(|key| (key, br#"{"spec":"x"}"#.to_vec())), &metadata).await?;
 
     let mut operator = counted.setup.start().await?;
-    all_ready(&mut operator, &site, 5, OBJECTS).await?;
+    all_ready(&mut operator, &site, 0, OBJECTS).await?;
     ensure!(counted.looks() == 2 * OBJECTS, "the first import asked {} times about {OBJECTS} objects", counted.looks());
-    ensure!(counted.writes() == OBJECTS + 2 * 5, "{} writes: one an object, and two a file: unverified, whole", counted.writes());
+    ensure!(counted.writes() == OBJECTS, "{} writes: one an object", counted.writes());
+
+    counted.forget();
+    for number in 0..FILES {
+        site.place(&site.name(1_600_000_000 + i64::try_from(number)?), &snapshots::tiny(u64::try_from(number)?))?;
+    }
+    all_ready(&mut operator, &site, FILES, OBJECTS + FILES).await?;
+    operator.beats(2).await?;
+    let [puts, heads] = ["PUT", "HEAD"].map(|method| counted.s3.count(&On::method(method)));
+    let gets = counted.looks() - puts - heads;
+    ensure!((puts, gets) == (2 * FILES, FILES), "{puts} PUT for a file and its sidecar each, {gets} GET for what the leader learns of it");
+    // Before each upload one for the file and one for the sidecar; then the leader's, twice where it looked in between.
+    ensure!((3 * FILES..=4 * FILES).contains(&heads), "{heads} HEAD");
+    let created = counted.api.count(&On::method("POST").path(RECORDS));
+    ensure!(created == 2 * FILES, "{created} records were created, one a file and one an object");
+    let (local, bucket) = (counted.patches(&site.local_records().await?), counted.patches(&site.bucket_records().await?));
+    ensure!(local == 2 * FILES, "{local} changes of the files' records: whole, and gone up");
+    ensure!(bucket <= FILES && created + local + bucket == counted.writes(), "{bucket} changes of the objects' records");
 
     for life in ["unchanged", "restarted"] {
         if life == "restarted" {
@@ -129,7 +151,8 @@ async fn a_new_object_costs_one_head_and_one_get_and_one_write() -> Result<()> {
 async fn a_changed_file_costs_a_write_for_each_truth_and_a_changed_sidecar_one() -> Result<()> {
     let site = Site::new().await?;
     let counted = Counted::of(&site, "1s")?;
-    let name = site.name(1_700_000_000);
+    // Not one that goes up.
+    let name = site.name_of_another(1_700_000_000);
     site.place(&name, &snapshots::tiny(0))?;
     let mut operator = counted.setup.start().await?;
     all_ready(&mut operator, &site, 1, 0).await?;

@@ -178,14 +178,14 @@ async fn each_event_is_told_once() -> Result<()> {
     let site = Site::new().await?;
     let node = site.node.clone();
     let s3 = site.s3.proxied()?;
-    let old = site.place(&site.name(1_600_000_000), &snapshots::tiny(0))?;
+    let old = site.place(&site.name_of_another(1_600_000_000), &snapshots::tiny(0))?;
     std::fs::File::options().write(true).open(old)?.set_modified(std::time::SystemTime::UNIX_EPOCH)?;
     let mut operator = site.operator_with_bucket().flag("--etcd-s3-endpoint", s3.endpoint()).start().await?;
-    all_ready(&mut operator, &site, &[site.name(1_600_000_000)], &[]).await?;
+    all_ready(&mut operator, &site, &[site.name_of_another(1_600_000_000)], &[]).await?;
     operator.beats(2).await?;
     hears(&mut operator, &site, &[]).await.context("what was only found again is no news")?;
 
-    let (new, damaged) = (site.name(1_700_000_000), site.name(1_700_000_001));
+    let (new, damaged) = (site.name_of_another(1_700_000_000), site.name_of_another(1_700_000_001));
     site.place(&new, &snapshots::tiny(1))?;
     let record = operator.until("its record", async |_| local_record(&site, &new).await).await?;
     let mut story = vec![("ETCDSnapshotCreated", name(&record))];

@@ -25,7 +25,7 @@ async fn bucket() -> Result<e2e::s3::Bucket> {
 fn through(bucket: &e2e::s3::Bucket, proxy: &FaultProxy) -> Result<e2e::s3::Bucket> {
     let mut access = Shared::get()?.s3.clone();
     access.port = proxy.port();
-    Ok(e2e::s3::Bucket { client: access.client(), name: bucket.name.clone() })
+    Ok(access.existing(&bucket.name))
 }
 
 #[tokio::test]

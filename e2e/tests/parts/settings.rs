@@ -171,7 +171,7 @@ async fn a_secret_that_is_wrong_is_said_until_it_is_right() -> Result<()> {
     {
         by.write(&changes).await?;
         falls_ill(&mut operator, part, words).await?;
-        let file = site.name(1_700_000_000 + i64::try_from(number)?);
+        let file = site.name_of_another(1_700_000_000 + i64::try_from(number)?);
         site.place(&file, &snapshots::tiny(1))?;
         operator
             .until("the local record", async |_| {
@@ -247,14 +247,15 @@ async fn tls_is_trusted_as_the_settings_say() -> Result<()> {
     let (site, map) = (&by.site, format!("ca-{}", by.name));
     let name = site.name(1_700_000_000);
     site.put_ours(&name, snapshots::tiny(1)).await?;
-    site.place(&name, &snapshots::tiny(1))?;
+    let file = site.name_of_another(1_700_000_000);
+    site.place(&file, &snapshots::tiny(1))?;
     let unknown = "nobody trusted has signed the certificate of";
     // Trusted as the system trusts: nobody knows this authority.
     by.write(&[("etcd-s3-endpoint-ca", Some(&other.cert_pem))]).await?;
     let mut operator = by.operator().start().await?;
     falls_ill(&mut operator, "bucket", unknown).await?;
     ensure!(errors(&operator, "s3").await? > 0);
-    local_becomes(&mut operator, site, &expected([(&name, "whole")])).await?;
+    local_becomes(&mut operator, site, &expected([(&file, "whole")])).await?;
     ensure!(site.bucket_records().await?.is_empty());
     let wanted = expected([(&name, "plausible")]);
     by.write(&[("etcd-s3-endpoint-ca", Some(&ca.cert_pem))]).await?;

@@ -28,6 +28,10 @@ fn local_only(file: &mut SnapshotFile) {
     }
 }
 
+fn with_sidecar(file: &mut SnapshotFile) {
+    file.version = Version::s3(("e", 4128, file.modified.as_second()), Some(("f", 100, file.modified.as_second())));
+}
+
 fn hours(hours: impl IntoIterator<Item = i64>) -> Vec<SnapshotFile> {
     hours.into_iter().map(|ago| good(ago * HOUR)).collect()
 }
@@ -53,7 +57,12 @@ impl World {
         self.uploads.insert(name.clone(), Uploads::from([(bucket().id(), upload)]));
     }
 
+    /// Objects with sidecars.
     fn holds(&mut self, files: &[SnapshotFile]) {
+        self.shows(&files.iter().cloned().map(|file| file.but(with_sidecar)).collect::<Vec<_>>());
+    }
+
+    fn shows(&mut self, files: &[SnapshotFile]) {
         self.view().records = Some(files.iter().map(|file| record(file, &bucket(), |_| {})).collect());
     }
 }
@@ -181,8 +190,25 @@ fn what_was_uploaded_and_is_gone_keeps_its_place_so_that_no_older_one_goes_up_fo
 }
 
 #[test]
+fn an_object_without_a_sidecar_is_half_an_upload_that_is_gone_on_with_before_anything_older() {
+    let files = hours(1..=4);
+    // As the leader sees them.
+    let bare = files[..2].iter().cloned().map(|file| file.but(|file| known(file).verdict = Verdict::Plausible)).collect::<Vec<_>>();
+    let mut world = world(2, files.clone());
+    world.shows(&bare);
+    assert_eq!(world.plan(), [up(1), up(2)], "cut off between file and sidecar, or K3s's own");
+    world.busy = BTreeSet::from([files[0].name.clone()]);
+    assert_eq!(world.plan(), [up(2)], "on its way");
+    world.became(&files[1].name, Upload::Done);
+    assert!(world.plan().is_empty(), "both sidecars were sent, and the leader has not seen them yet");
+    world.holds(&bare);
+    world.became(&files[0].name, Upload::Done);
+    assert_eq!(world.plan(), [up(3), up(4)], "K3s's own are never good there, and take no place");
+}
+
+#[test]
 fn that_an_object_is_in_the_bucket_only_a_record_of_ours_says() {
-    let file = good(HOUR);
+    let file = good(HOUR).but(with_sidecar);
     let unlabelled = file.clone().but(|file| known(file).cluster = None);
     let strangers = file.clone().but(|file| known(file).cluster = ClusterId::new("another"));
     let of_k3s = record(&file, &bucket(), |object| object.metadata.annotations = None);

@@ -210,7 +210,16 @@ impl Bucket {
         let key = self.sidecar_key(&going.name);
         let bytes = Bytes::from(going.sidecar.clone());
         let md5 = md5(&bytes);
-        self.put(&Whole { key: &key, bytes, md5, content_type: "application/json", metadata: going.user_metadata() }, only_new).await
+        let whole = Whole { key: &key, bytes, md5, content_type: "application/json", metadata: going.user_metadata() };
+        match self.put(&whole, only_new).await {
+            // Perhaps by an earlier attempt of this very request.
+            Err(error) if only_new && error.is(Category::Conflict) => match self.beside(going).await? {
+                Beside::Nothing => Err(error),
+                Beside::Same => Ok(()),
+                Beside::Other => self.put(&whole, false).await,
+            },
+            sent => sent,
+        }
     }
 
     async fn put(&self, whole: &Whole<'_>, only_new: bool) -> Result<(), S3Error> {

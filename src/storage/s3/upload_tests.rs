@@ -290,6 +290,17 @@ async fn an_answer_that_was_lost_is_found_by_the_next_question() {
     assert_eq!(upload(&bucket, &going).await, Ok(Uploaded::There));
     assert_eq!(server.order(), ["HEAD", "HEAD", "PUT", "PUT", "HEAD", "PUT"]);
 
+    // The same of the sidecar.
+    let going = outgoing("s-cp1-3", &[7; 4128]);
+    let lost = Mutex::new(false);
+    server.lose(move |parts| {
+        let is_sidecar = kind(parts) == "PUT" && parts.uri.path().contains(".metadata");
+        is_sidecar && !std::mem::replace(&mut *lost.lock().unwrap(), true)
+    });
+    assert_eq!(upload(&bucket, &going).await, Ok(Uploaded::Sent));
+    assert_eq!(server.order(), ["HEAD", "HEAD", "PUT", "PUT", "PUT", "HEAD"]);
+    assert_eq!(fs::read(server.path("f/.metadata/s-cp1-3")).unwrap(), going.sidecar);
+
     // All of them are lost: the next try knows.
     let going = outgoing("s-cp1-2", &[7; 4128]);
     server.lose(|parts| kind(parts) == "PUT");
