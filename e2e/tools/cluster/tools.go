@@ -1,0 +1,11 @@
+//go:build tools
+
+// Package tools lists the commands that e2e/tools/build makes: one import a command, installed under its last path element.
+package tools
+
+import (
+	_ "k8s.io/kubernetes/cmd/kube-controller-manager"
+	_ "k8s.io/kubernetes/cmd/kube-proxy"
+	_ "k8s.io/kubernetes/cmd/kube-scheduler"
+	_ "k8s.io/kubernetes/cmd/kubelet"
+)
