@@ -27,7 +27,7 @@ notes_warn_of_pod_security() {
   kubectl delete namespace restricted --wait=false
 }
 server_takes() { # every object as a real API server sees it, with fields that it does not know refused
-  helm template dry "$chart" -n "$space" --no-hooks "$@" | kubectl apply --dry-run=server --validate=strict -n "$space" -f - > /dev/null
+  helm template dry "$chart" -n "$space" --no-hooks "$@" | kubectl apply --dry-run=server --validate=strict -f - > /dev/null
 }
 runs_without_rights_over_the_node() {
   local spec
