@@ -129,28 +129,36 @@ kubeadm
 {{- if regexMatch "-(access-key|secret-key|session-token|password)$" . }}true{{ end }}
 {{- end }}
 
-{{- /* config.yaml, of the settings that are none of these. */}}
-{{- define "eso.config" -}}
+{{- /* The settings as variables of the agent: whatever runs in the pod, by hand too, has the same ones. Secret ones come from the Secret of the release. */}}
+{{- define "eso.variables" -}}
+{{- $root := . }}
 {{- range $name, $value := include "eso.settings" . | fromJson }}
-{{- if not (include "eso.isSecret" $name) }}
-{{ $name }}: {{ if kindIs "float64" $value }}{{ int64 $value }}{{ else }}{{ toJson $value }}{{ end }}
-{{- end }}
+- name: {{ $name | upper | replace "-" "_" }}
+  {{- if include "eso.isSecret" $name }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "eso.fullname" $root }}
+      key: {{ $name }}
+  {{- else }}
+  value: {{ include "eso.text" $value | quote }}
+  {{- end }}
 {{- end }}
 {{- end }}
 
-{{- /* credentials.yaml. */}}
+{{- /* The secret ones, as a JSON object. */}}
 {{- define "eso.credentials" -}}
+{{- $credentials := dict }}
 {{- range $name, $value := include "eso.settings" . | fromJson }}
-{{- if and (include "eso.isSecret" $name) (ne $name "etcd-password") }}
-{{ $name }}: {{ toJson (toString $value) }}
+{{- if include "eso.isSecret" $name }}
+{{- $_ := set $credentials $name (include "eso.text" $value) }}
 {{- end }}
 {{- end }}
+{{- toJson $credentials }}
 {{- end }}
 
-{{- define "eso.hasCredentials" -}}
-{{- range $name, $value := include "eso.settings" . | fromJson }}
-{{- if include "eso.isSecret" $name }}true{{ end }}
-{{- end }}
+{{- /* A value as text; numbers are floating in JSON. */}}
+{{- define "eso.text" -}}
+{{- if kindIs "float64" . }}{{ int64 . }}{{ else }}{{ toString . }}{{ end }}
 {{- end }}
 
 {{- /* The port in http-listen. */}}
