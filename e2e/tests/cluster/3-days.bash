@@ -83,6 +83,7 @@ two_releases_do_not_fight() {
   contains "$(cat "$scratch/notes")" "the release $release in the namespace $space is here too"
   is "$(versions)" "$before"
   helm uninstall second --namespace second --wait
+  kubectl -n second wait --for delete pod --all --timeout 90s
   kubectl delete namespace second --wait=false
 }
 

@@ -20,10 +20,18 @@ rolling_back_keeps_all() {
   is "$(uids)" "$records_before"
   agents_ready 1
 }
-crd_is_upgraded_with_the_chart() {
-  kubectl label crd etcdsnapshotfiles.k3s.cattle.io helm.sh/chart=etcd-snapshot-operator-0.0.1 --overwrite
-  install --reuse-values > /dev/null
-  is "$(crd 'labels.helm\.sh/chart')" "etcd-snapshot-operator-$(sed -n 's/^version: //p' "$chart/Chart.yaml")"
+crd_is_upgraded_with_the_chart() { # to a next version of the chart, whose CRD has one more column, and back
+  local records_before
+  records_before=$(uids)
+  cp -r "$chart" "$scratch/next"
+  sed -i 's/^version: .*/version: 99.0.0/' "$scratch/next/Chart.yaml"
+  sed -i 's/^  - additionalPrinterColumns:$/&\n    - {jsonPath: .metadata.uid, name: Next, type: string}/' "$scratch/next/files/crd.yaml"
+  helm upgrade "$release" "$scratch/next" -n "$space" --reuse-values --wait --timeout 3m > /dev/null
+  contains "$(kubectl get etcdsnapshotfiles | head -1)" NEXT
+  is "$(uids)" "$records_before"
+  helm rollback "$release" -n "$space" --wait --timeout 3m
+  lacks "$(kubectl get etcdsnapshotfiles | head -1)" NEXT
+  is "$(uids)" "$records_before"
 }
 rights_are_those_used() {
   { helm get manifest "$release" -n "$space" | kubectl get -f - -o json; } > "$scratch/objects.json"
