@@ -17,7 +17,7 @@ leaders() { # of all agents
   done
   echo $sum
 }
-holder() { kubectl -n "$space" get leases -o jsonpath='{.items[*].spec.holderIdentity}' | sed 's/_.*//'; }
+holder() { kubectl -n "$space" get leases -o jsonpath='{.items[*].spec.holderIdentity}'; }
 one_leads() { is "$(leaders)" 1; }
 agents_ready() { is "$(kubectl -n "$space" get ds "$agent" -o jsonpath='{.status.numberReady}')" "$1"; }
 holds_another() { local now; now=$(holder) && [ -n "$now" ] && [ "$now" != "$1" ]; }
@@ -36,7 +36,7 @@ another_leader_follows() {
   until_true 120 agents_ready 2
   until_true 60 one_leads
   first=$(holder)
-  kubectl -n "$space" delete pod --field-selector "spec.nodeName=$first" --grace-period=0 --force
+  kubectl -n "$space" delete pod --field-selector "spec.nodeName=${first%_*}" --grace-period=0 --force
   until_true 90 holds_another "$first"
   until_true 90 one_leads
   until_true 90 agents_ready 2
@@ -59,7 +59,7 @@ denied_verb_is_said() {
   until_true 60 log_says 'create etcdsnapshotfiles'
   until_true 60 log_says 'forbidden'
   # What it may still do goes on.
-  until_true 60 metric_is 'etcd_snapshot_files{kind="good",storage="local"}' 2
+  until_true 60 metric_is 'etcd_snapshot_files{kind="good",storage="local"}' 3
   kubectl patch clusterrole "$agent" --type json -p '[{"op": "replace", "path": "/rules/0/verbs", "value": ["get", "list", "watch", "create", "patch", "delete"]}]'
   until_true 60 field_is "file://$directory/etcd-snapshot-$node-1700000004" .status.readyToUse true
 }
@@ -87,6 +87,32 @@ two_releases_do_not_fight() {
   kubectl delete namespace second --wait=false
 }
 
+k3s_at_work_is_waited_for() {
+  kubectl annotate node "$node" "etcd.k3s.cattle.io/local-snapshots-timestamp=$(date -u +%FT%TZ)"
+  until_true 60 says "K3s is at work"
+  put_file etcd-snapshot-$node-1700000006 < "$scratch/snapshot"
+  # It is verified and counted, and has no record.
+  until_true 60 metric_is 'etcd_snapshot_files{kind="good",storage="local"}' 2
+  is_gone "file://$directory/etcd-snapshot-$node-1700000006"
+  kubectl annotate node "$node" etcd.k3s.cattle.io/local-snapshots-timestamp-
+  until_true 60 field_is "file://$directory/etcd-snapshot-$node-1700000006" .status.readyToUse true
+  until_true 60 no_longer_says "K3s is at work"
+}
+removed_directory_is_said_and_loses_no_record() { # and the agent is started anew, which alone can see the next one
+  local before restarts
+  before=$(records) restarts=$(kubectl -n "$space" get pod "$(pod)" -o jsonpath='{.status.containerStatuses[0].restartCount}')
+  on_node cp -a "$directory" "${directory%/*}/aside"
+  on_node rm -r "$directory"
+  on_node mkdir -m 0700 "$directory"
+  until_true 180 has_restarted_since "$restarts"
+  until_true 60 says "ill: directory"
+  is "$(records)" "$before"
+  on_node sh -c "mv ${directory%/*}/aside/* $directory/ && rm -r ${directory%/*}/aside"
+  until_true 60 no_longer_says "ill: directory"
+  is "$(records)" "$before"
+}
+has_restarted_since() { [ "$(kubectl -n "$space" get pod "$(pod)" -o jsonpath='{.status.containerStatuses[0].restartCount}')" -gt "$1" ]; }
+
 check "a pod that was killed comes back, and writes no record" killed_pod_comes_back_and_writes_nothing
 if [ -n "${etcd_pki-}" ]; then
   check "a directory that is absent on a node is told in an Event" directory_that_is_absent_is_an_event
@@ -96,5 +122,7 @@ else
 fi
 check "a second release is warned of, and writes nothing" two_releases_do_not_fight
 check "a node that is drained keeps its agent" drained_node_keeps_its_agent
+check "K3s at work is waited for" k3s_at_work_is_waited_for
+check "a directory that is removed under the pod is said, and loses no record" removed_directory_is_said_and_loses_no_record
 check "a verb that is denied is said, and the rest goes on" denied_verb_is_said
 if [ -n "${etcd_pki-}" ]; then check "renewed certificates need no restart" renewed_certificates_need_no_restart; fi

@@ -66,11 +66,26 @@ crd_of_k3s_is_left_alone() {
   kubectl annotate crd etcdsnapshotfiles.k3s.cattle.io meta.helm.sh/release-name- meta.helm.sh/release-namespace-
   local before
   before=$(crd resourceVersion)
-  helm upgrade renamed "$chart" -n "$space" --wait --timeout 3m > "$scratch/notes"
+  helm upgrade renamed "$chart" -n "$space" --reset-values --wait --timeout 3m > "$scratch/notes"
   contains "$(cat "$scratch/notes")" "the CRD was installed by somebody else than Helm"
   is "$(crd resourceVersion)" "$before"
   helm uninstall renamed -n "$space" --wait --timeout 3m
   is "$(crd resourceVersion)" "$before"
+}
+
+k3s_is_told_by_the_version_of_the_server() {
+  local flags=$scratch/cluster/run/kube-apiserver plan
+  cp "$flags" "$scratch/flags"
+  sed -i "s#/kubernetes/kube-apiserver#/cluster/kube-apiserver+k3s1#" "$flags"
+  "$repository/e2e/cluster" restart "$scratch/cluster" kube-apiserver
+  until_true 90 kubectl get --raw /readyz
+  plan=$(helm install other "$chart" -n "$space" --dry-run=server)
+  contains "$plan" "for k3s, as the version"
+  contains "$plan" /var/lib/rancher/k3s/server/db/snapshots
+  lacks "$plan" "kind: CustomResourceDefinition"
+  cp "$scratch/flags" "$flags"
+  "$repository/e2e/cluster" restart "$scratch/cluster" kube-apiserver
+  until_true 90 kubectl get --raw /readyz
 }
 
 check "two upgrades keep the CRD and every record" upgrading_twice_keeps_all
@@ -78,6 +93,9 @@ check "rolling back keeps every record" rolling_back_keeps_all
 check "the CRD is upgraded with the chart that installed it" crd_is_upgraded_with_the_chart
 if [ -n "${etcd_pki-}" ]; then
   check "the rights are those that were used, and no others" rights_are_those_used
+fi
+if [ -n "${etcd_pki-}" ]; then
+  check "K3s is told by the version that the API server reports" k3s_is_told_by_the_version_of_the_server
 fi
 check "uninstalling keeps CRD, records and files" uninstalling_keeps_records_and_files
 check "installed under another name it finds them all" another_name_finds_all
