@@ -121,7 +121,9 @@ impl State {
         }
         if !self.ever_existed() {
             // Kubelet makes the directories that a pod wants with mode 0755.
-            beside.iter().for_each(|directory| atomic::close_if_empty(directory));
+            for directory in beside {
+                atomic::close_if_empty(directory);
+            }
         }
         let files = self.own.join("files");
         atomic::create_directory(&files).map_err(|source| LocalError::Create { path: files.clone(), source })?;

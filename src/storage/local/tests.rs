@@ -146,7 +146,9 @@ fn what_was_made_for_it_with_mode_0755_is_closed_while_it_is_empty() {
         for made in [&place.path(), &metadata] {
             fs::create_dir(made).unwrap();
             fs::set_permissions(made, fs::Permissions::from_mode(0o755)).unwrap();
-            there.map(|name| fs::write(made.join(name), "{}").unwrap());
+            if let Some(name) = there {
+                fs::write(made.join(name), "{}").unwrap();
+            }
         }
         list(&place.open());
         assert_eq!((mode(&place.path()), mode(&metadata)), (expected, expected), "{there:?}");
