@@ -105,10 +105,10 @@ removed_directory_is_said_and_loses_no_record() { # and the agent is started ane
   on_node rm -r "$directory"
   on_node mkdir -m 0700 "$directory"
   until_true 180 has_restarted_since "$restarts"
-  until_true 60 says "ill: directory"
+  until_true 60 log_says "has no snapshots and is not the directory that had some"
   is "$(records)" "$before"
   on_node sh -c "mv ${directory%/*}/aside/* $directory/ && rm -r ${directory%/*}/aside"
-  until_true 60 no_longer_says "ill: directory"
+  until_true 60 says ready
   is "$(records)" "$before"
 }
 has_restarted_since() { [ "$(kubectl -n "$space" get pod "$(pod)" -o jsonpath='{.status.containerStatuses[0].restartCount}')" -gt "$1" ]; }
