@@ -18,3 +18,8 @@ check:
 # Measure the pure decision.
 bench:
     cargo bench --locked --bench '*'
+
+# Build the image of the release with buildah, and say how large it is.
+image:
+    cargo rustc --locked --release --package etcd-snapshot-operator --bin etcd-snapshot-operator -- -C target-feature=+crt-static
+    e2e/tools/image target/release/etcd-snapshot-operator target/image.tar localhost/etcd-snapshot-operator:latest

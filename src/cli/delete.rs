@@ -64,7 +64,9 @@ pub fn delete(arguments: &Delete) -> u8 {
         hand.end().await;
         if !planned {
             // K3s's own words.
-            names.iter().for_each(|name| note(format!("Snapshot {name} not found.")));
+            for name in &names {
+                note(format!("Snapshot {name} not found."));
+            }
             return Ok(if code == super::DONE { FAILED } else { code });
         }
         Ok(code)

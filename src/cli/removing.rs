@@ -2,6 +2,7 @@
 //!
 //! In: passes of the directory and of the bucket. Out: a line a file, and the exit code.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use tokio_util::sync::CancellationToken;
@@ -66,7 +67,9 @@ pub async fn remove(hand: &mut ByHand, how: How, stop: &CancellationToken) -> Re
     for (step, outcome, what) in looked.passed.iter().flat_map(steps) {
         planned += 1;
         match outcome {
-            Outcome::Done => done += &format!("Snapshot {} deleted. ({}, {})\n", step.action.subject(), what, step.reason.word()),
+            Outcome::Done => {
+                let _ = writeln!(done, "Snapshot {} deleted. ({what}, {})", step.action.subject(), step.reason.word());
+            }
             Outcome::Failed(failure) => {
                 failed += 1;
                 terminal::complain(&Trouble::failed(format!("{} is not deleted", step.action.subject())).because(failure.to_string()));

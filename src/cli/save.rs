@@ -45,7 +45,7 @@ pub fn save(arguments: &Save) -> u8 {
         let settings = settings.run(around::node(&settings)?, &base)?;
         let (compress, with_bucket) = (settings.compress, settings.s3.is_on());
         let mut hand = start::start(settings, Asked::Upload { only: BTreeSet::new() }, &stop).await?;
-        let saved = Box::pin(hand.save(&base, compress, progress())).await.map_err(trouble);
+        let saved = Box::pin(hand.save(&base, compress, progress())).await.map_err(|error| trouble(&error));
         terminal::progress_ended();
         let saved = saved?;
         print(&result(&saved))?;
@@ -83,11 +83,11 @@ async fn up(hand: &mut crate::controller::by_hand::ByHand, saved: &Saved, stop: 
     }
 }
 
-fn trouble(error: SaveError) -> Trouble {
+fn trouble(error: &SaveError) -> Trouble {
     let sentence = "no snapshot is saved";
-    match &error {
-        SaveError::Busy { .. } | SaveError::Learner(_) => Trouble::refused(sentence).because_of(&error),
-        _ => Trouble { code: FAILED, ..Trouble::failed(sentence).because_of(&error) },
+    match error {
+        SaveError::Busy { .. } | SaveError::Learner(_) => Trouble::refused(sentence).because_of(error),
+        _ => Trouble { code: FAILED, ..Trouble::failed(sentence).because_of(error) },
     }
 }
 

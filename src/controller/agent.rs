@@ -164,7 +164,7 @@ pub async fn agent(settings: RunSettings, stop: CancellationToken) -> Result<(),
         let namespace = shared.client.default_namespace().to_string();
         let holder = lease::holder(shared.settings.node.as_str());
         if let Some(schedule) = ScheduleLoop::new(shared.clone(), hands.directory.clone(), &namespace, holder) {
-            schedule.run(&stop).await;
+            Box::pin(schedule.run(&stop)).await;
         }
     };
     tokio::join!(beating, looking, leading, saving);

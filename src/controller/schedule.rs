@@ -140,19 +140,19 @@ impl ScheduleLoop {
         tracing::info!(%slot, made_up, missed, "a snapshot is due");
         let (base, compress) = (self.shared.settings.base.clone(), self.shared.settings.compress);
         let saver = self.saver.clone();
-        let saved = {
+        let made = {
             let saving = saver.save(&base, compress, Arc::new(|_, _| ()));
             tokio::pin!(saving);
             loop {
                 tokio::select! {
-                    saved = &mut saving => break saved,
+                    ended = &mut saving => break ended,
                     () = tokio::time::sleep(RENEW) => self.tell_others(begun).await,
                 }
             }
         };
-        let (outcome, run) = match &saved {
-            Ok(saved) => {
-                self.members = Some(saved.facts.members.len());
+        let (outcome, run) = match &made {
+            Ok(file) => {
+                self.members = Some(file.facts.members.len());
                 (Outcome::Saved, Run::Done)
             }
             Err(SaveError::Busy { .. } | SaveError::Learner(_)) => (Outcome::Skipped, Run::Skipped),

@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_node_is_gone_after_the_grace_without_a_node_object_and_a_failed_look_begins_anew() {
-        let (mut missing, start, grace) = (Missing::default(), Instant::now(), Duration::from_mins(60));
+        let (mut missing, start, grace) = (Missing::default(), Instant::now(), Duration::from_hours(1));
         let mut look = |there: Option<&[&str]>, minutes: u64| {
             let gone = missing.look(&nodes(&["a", "b"]), there.map(nodes).as_ref(), grace, start + Duration::from_mins(minutes));
             gone.iter().map(ToString::to_string).collect::<Vec<_>>()

@@ -62,7 +62,7 @@ impl View<'_> {
             Action::Forget(record, proof) => self.forget(record, proof, step.reason),
             Action::Prune(file, records) if step.reason == Reason::Asked => {
                 let others = records.iter().any(|record| !self.is_held(record) || record.file.as_ref() != Some(&file.name));
-                if !self.is_complete() { Some(Veto::Incomplete) } else { (others || !self.may_be_deleted(file)).then_some(Veto::NotOurs) }
+                if self.is_complete() { (others || !self.may_be_deleted(file)).then_some(Veto::NotOurs) } else { Some(Veto::Incomplete) }
             }
             Action::Prune(file, records) => {
                 let others = records.iter().any(|record| !self.is_held(record) || record.file.as_ref() != Some(&file.name));

@@ -39,9 +39,9 @@ fn of_directory(file: &mut SnapshotFile) {
 fn records_of_a_node_that_is_gone_go_whatever_the_own_directory_shows() {
     let (mut world, orphan) = after_a_node();
     let line = format!("forget {} because node-gone", orphan.name);
-    assert_eq!(all_lines(&world.checked()), [line.clone()]);
+    assert_eq!(all_lines(&world.checked()), [line.as_str()]);
     world.inventory = Inventory::Failed(Failure::new("x", "x"));
-    assert_eq!(all_lines(&world.checked()), [line.clone()]);
+    assert_eq!(all_lines(&world.checked()), [line.as_str()]);
     world.policy.mode = Mode::Observe;
     assert_eq!(all_lines(&world.checked()), [format!("{line}, vetoed: observing")]);
 }

@@ -125,7 +125,7 @@ fn the_text_is_valid_and_has_all_that_is_declared_and_nothing_else() {
     metrics.holds(StorageKind::S3, &census());
     metrics.contested(true);
     metrics.saved(1, 2, 3);
-    metrics.schedule(true, Timestamp::from_second(9).ok(), Some(Duration::from_secs(60)));
+    metrics.schedule(true, Timestamp::from_second(9).ok(), Some(Duration::from_mins(1)));
     metrics.backlog(Some((1, Timestamp::from_second(9).ok())));
     let families = scrape(&metrics);
     let declared: BTreeMap<_, _> = all().into_iter().map(|metric| (metric.name, metric)).collect();

@@ -67,7 +67,7 @@ mod tests {
         let failed = |at: i64| Upload::Failed { since: time(5), at: time(at), why: "403".into() };
         let uploads = |at| {
             let all = [Upload::Done, failed(at), Upload::Begun { id: UploadId("u".into()) }];
-            Uploads::from_iter(ids.clone().into_iter().zip(all))
+            ids.clone().into_iter().zip(all).collect::<Uploads>()
         };
         let text = shown(&uploads(9)).unwrap();
         assert_eq!(shown(&uploads(99)).unwrap(), text);

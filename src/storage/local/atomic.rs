@@ -6,7 +6,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -97,6 +97,14 @@ pub fn sweep(directory: &Path, node: &NodeName, age: Duration) -> io::Result<()>
 /// Creates a directory, with its parents, for root's eyes only.
 pub fn create_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Takes a directory from all eyes but root's while nothing is in it; what somebody has filled stays as they want it.
+pub fn close_if_empty(path: &Path) {
+    if fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none()) {
+        // It is somebody else's, if not ours to close.
+        let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
+    }
 }
 
 fn prefix(node: &NodeName) -> String {

@@ -121,6 +121,12 @@ impl State {
         if memory.lock.is_some() || self.read_only {
             return Ok(());
         }
+        if !self.ever_existed() {
+            // Kubelet makes the directories that a pod wants with mode 0755.
+            for directory in beside {
+                atomic::close_if_empty(directory);
+            }
+        }
         let files = self.own.join("files");
         atomic::create_directory(&files).map_err(|source| LocalError::Create { path: files.clone(), source })?;
         let path = self.root.join("lock");

@@ -138,6 +138,24 @@ fn memory_of(listing: &Listing) -> Memory {
 }
 
 #[test]
+fn what_was_made_for_it_with_mode_0755_is_closed_while_it_is_empty() {
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for (there, expected) in [(None, 0o700), (Some("a-1"), 0o755)] {
+        let place = Place { root: tempfile::tempdir().unwrap() };
+        let metadata = place.root.path().join(".metadata");
+        for made in [&place.path(), &metadata] {
+            fs::create_dir(made).unwrap();
+            fs::set_permissions(made, fs::Permissions::from_mode(0o755)).unwrap();
+            if let Some(name) = there {
+                fs::write(made.join(name), "{}").unwrap();
+            }
+        }
+        list(&place.open());
+        assert_eq!((mode(&place.path()), mode(&metadata)), (expected, expected), "{there:?}");
+    }
+}
+
+#[test]
 fn it_is_created_only_when_neither_it_nor_its_state_ever_existed() {
     let place = Place { root: tempfile::tempdir().unwrap() };
     let directory = place.open();
