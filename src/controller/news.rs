@@ -97,7 +97,8 @@ pub fn of_retention(told: &Told<'_>, shared: &Shared) -> bool {
     let good = seen.inventory.seen().values().filter(|file| file.is_good()).count();
     let braked = (braked > 0).then(|| {
         let what = format!("retention would remove {braked} snapshots at once from the {storage}, which holds {good} good ones");
-        Failure::new("brake", format!("{what}; none is removed until somebody has looked and runs etcd-snapshot-operator prune"))
+        let how = format!("etcd-snapshot-operator prune --name {}", told.policy.keep.base.as_str());
+        Failure::new("brake", format!("{what}; none is removed until somebody has looked and runs {how}"))
     });
     turned(shared, &format!("the brake of the {storage}"), braked.as_ref(), reason::DELETION_BRAKED);
     let contested = contested(told, shared);
@@ -115,10 +116,8 @@ fn contested(told: &Told<'_>, shared: &Shared) -> Option<Failure> {
     let contested = (of_another > 0).then(|| {
         let what =
             format!("{of_another} objects of the {} are from before a restore of etcd, or from a clone of this cluster", told.seen.storage);
-        Failure::new(
-            "contested",
-            format!("{what}; they are kept until somebody has looked and runs etcd-snapshot-operator prune --take-over"),
-        )
+        let how = format!("etcd-snapshot-operator prune --take-over --name {}", told.policy.keep.base.as_str());
+        Failure::new("contested", format!("{what}; they are kept until somebody has looked and runs {how}"))
     });
     turned(shared, &format!("another history in the {}", told.seen.storage), contested.as_ref(), reason::BUCKET_CONTESTED);
     contested

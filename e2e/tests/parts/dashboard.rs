@@ -20,7 +20,7 @@ fn put_in(query: &str) -> String {
     VARIABLES.iter().fold(query.to_owned(), |query, (name, value)| query.replace(name, value))
 }
 
-/// A node with three whole snapshots, one damaged, and a bucket that it leads.
+/// A node with three whole snapshots and one damaged, that saves on schedule, and a bucket that it leads.
 async fn node(site: &Site) -> Result<Operator> {
     for number in 0..3 {
         let name = site.name(1_700_000_000 + number);
@@ -28,8 +28,10 @@ async fn node(site: &Site) -> Result<Operator> {
         site.put_ours(&name, snapshots::tiny(u64::try_from(number)?)).await?;
     }
     site.place(&site.name(1_700_000_009), &snapshots::bit_flipped(&snapshots::tiny(9)))?;
-    let mut operator = site.operator_with_bucket().start().await?;
+    let saving = site.operator_with_bucket().flag("--etcd-snapshot-schedule-cron", "@every 5s");
+    let mut operator = saving.start().await?;
     operator.ready().await?;
+    rises(&mut operator, "etcd_snapshot_upload_bytes_total", &[], 0.0).await?;
     rises(&mut operator, "etcd_snapshot_leader", &[], 0.0).await?;
     Ok(operator)
 }
