@@ -237,8 +237,8 @@ impl Store for Bucket {
         entry_of(&head).map(|entry| Some(version(&entry, None))).ok_or_else(bare)
     }
 
-    async fn remove(&self, file: &SnapshotFile, _adopting: bool) -> Result<Removed, Failure> {
-        Err(Failure::new("internal", format!("removing {} from a bucket is not possible", file.name)))
+    async fn remove(&self, file: &SnapshotFile, adopting: bool) -> Result<Removed, Failure> {
+        self.remove_object(file, adopting).await.map_err(|error| error.failure())
     }
 }
 

@@ -7,16 +7,12 @@
 use super::error::{DELETING, S3Error, code, status};
 use super::look::UserMetadata;
 use super::{Bucket, entry_of, version};
-use crate::snapshot::{Failure, FileName, SnapshotFile, Version};
+use crate::snapshot::{FileName, SnapshotFile, Version};
 use crate::storage::Removed;
 
 impl Bucket {
     /// Removes the object and then its sidecar. `adopting`: an object that shows no cluster id counts as ours.
-    pub async fn remove(&self, file: &SnapshotFile, adopting: bool) -> Result<Removed, Failure> {
-        self.remove_object(file, adopting).await.map_err(|error| error.failure())
-    }
-
-    async fn remove_object(&self, file: &SnapshotFile, adopting: bool) -> Result<Removed, S3Error> {
+    pub(super) async fn remove_object(&self, file: &SnapshotFile, adopting: bool) -> Result<Removed, S3Error> {
         let Some(head) = self.looker().head(&file.name).await? else {
             self.prove_existence().await?;
             self.remove_sidecar(&file.name, false).await?;
