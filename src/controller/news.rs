@@ -13,7 +13,7 @@ use super::shared::Shared;
 use super::upload;
 use super::voice::Turn;
 use crate::decide::uploads::{backlog, vanished};
-use crate::decide::{Action, Observed, Reason, Step, Veto};
+use crate::decide::{Action, Observed, Reason, Step, Veto, unjudged};
 use crate::health::Part;
 use crate::kubernetes::events::{Kind, reason};
 use crate::record::content::annotation;
@@ -96,7 +96,13 @@ pub fn of_retention(told: &Told<'_>, shared: &Shared) -> bool {
     let braked = prunes().filter(|(step, _)| step.veto == Some(Veto::Brake)).count();
     let good = seen.inventory.seen().values().filter(|file| file.is_good()).count();
     let braked = (braked > 0).then(|| {
-        let what = format!("retention would remove {braked} snapshots at once from the {storage}, which holds {good} good ones");
+        let what = match unjudged(seen) {
+            0 => format!("retention would remove {braked} snapshots at once from the {storage}, which holds {good} good ones"),
+            unjudged => format!(
+                "retention would remove up to {} snapshots at once from the {storage}, which holds {good} good ones and {unjudged} that are not verified yet",
+                braked + unjudged
+            ),
+        };
         let how = format!("etcd-snapshot-operator prune --name {}", told.policy.keep.base.as_str());
         Failure::new("brake", format!("{what}; none is removed until somebody has looked and runs {how}"))
     });

@@ -41,6 +41,11 @@ pub fn check(plan: Plan, seen: &Observed, policy: &Policy, now: Timestamp) -> Ch
     Checked(steps)
 }
 
+/// How many files retention may turn out to be about once they are looked into.
+pub fn unjudged(seen: &Observed) -> usize {
+    seen.inventory.seen().values().filter(|file| file.known.is_none() && file.name.time().is_some()).count()
+}
+
 /// One state of one record.
 fn state(record: &Record) -> (&str, &str) {
     (&record.uid, &record.resource_version)
@@ -134,11 +139,13 @@ impl View<'_> {
         (brake && matches!(step.action, Action::Prune(..))).then_some(Veto::Brake)
     }
 
-    /// Whether this pass would delete more than anybody expects: more than three, and more than half of the good ones.
+    /// Whether this pass would delete more than anybody expects: more than three, and more than half of the good ones. What is not
+    /// judged yet counts as good and as going: else a directory of old files would go bit by bit, as fast as they are verified.
     fn brakes(&self, steps: &[Step]) -> bool {
         let deleted = steps.iter().filter(|step| matches!(step.action, Action::Prune(..))).count();
         let good = self.seen.inventory.seen().values().filter(|file| file.is_good() && self.counts(file)).count();
-        self.policy.asked.has_brake() && deleted > ALWAYS_DELETED && deleted * 2 > good
+        let unjudged = unjudged(self.seen);
+        self.policy.asked.has_brake() && deleted + unjudged > ALWAYS_DELETED && (deleted + unjudged) * 2 > good + unjudged
     }
 
     fn is_complete(&self) -> bool {

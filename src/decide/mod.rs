@@ -16,7 +16,7 @@ pub mod uploads;
 
 use jiff::Timestamp;
 
-pub use check::{Checked, check};
+pub use check::{Checked, check, unjudged};
 pub use plan::{Action, Around, Asked, BucketView, FailedUpload, Keep, Mode, Observed, Plan, Policy, Proof, Reason, Step, Veto};
 
 /// What this pass should do: records, what may go, what is to be verified, what goes up. In this order, so that what goes

@@ -239,6 +239,16 @@ fn the_brake_stops_a_pass_that_would_delete_more_than_three_and_more_than_half_o
             assert!(world.plan().is_empty());
         }
     }
+    // Files are verified one after the other, newest first: what waits for it may go as well.
+    let unknown = |day: i64| good(day * 24 * HOUR).but(|file| file.known = None);
+    for verified in 6..=60 {
+        let world = World::new(local(), 5, days(1..=verified).into_iter().chain((verified + 1..=60).map(unknown)));
+        let lines = world.plan();
+        assert!(!lines.is_empty() && lines.iter().all(|line| line.ends_with(", vetoed: brake")), "{verified} {lines:?}");
+    }
+    // One that cannot be read stops nothing.
+    let mut world = World::new(local(), 5, days(1..=7).into_iter().chain([unknown(8)]));
+    assert_eq!(world.apply().len(), 2);
     // What is not good counts among what goes, and not among the good ones.
     let files =
         days(1..=2).into_iter().chain((3..=6).map(|day| good(day * 24 * HOUR).but(|file| known(file).verdict = Verdict::Plausible)));
