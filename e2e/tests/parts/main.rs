@@ -18,6 +18,7 @@ mod look;
 mod probes;
 mod records;
 mod restore;
+mod retention;
 mod servers;
 mod settings;
 mod stopping;
