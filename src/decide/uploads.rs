@@ -13,7 +13,7 @@ use super::retention::Shelf;
 use crate::record::Record;
 use crate::snapshot::owner::{owners, owners_adopting};
 use crate::snapshot::{
-    ClusterId, Complete, FileName, Identity, Inventory, Listing, NodeName, Owner, SnapshotFile, Storage, Upload, UploadId,
+    ClusterId, Complete, Digest, FileName, Identity, Inventory, Listing, NodeName, Owner, SnapshotFile, Storage, Upload, UploadId,
 };
 
 /// The uploads of this pass, newest first, and multipart uploads to be aborted since their file is not to go up any more.
@@ -90,7 +90,7 @@ fn waiting<'a>(
     let there = there(bucket, cluster, policy.keep.adopt_unlabelled);
     let files = all.listing().values();
     let may_go = |file: &&SnapshotFile| file.is_good() && file.at_rest && seen.owners.get(&file.name) == Some(&Owner::Ours);
-    let lacking: Vec<&SnapshotFile> = files.filter(may_go).filter(|file| !there.contains(&file.name)).collect();
+    let lacking: Vec<&SnapshotFile> = files.filter(may_go).filter(|file| !is_there(file, &there)).collect();
     let is_open = |file: &&&SnapshotFile| match &policy.asked {
         Asked::Upload { .. } => policy.asked.uploads_again(&file.name),
         _ => upload_of(seen, bucket, &file.name) != Some(&Upload::Done),
@@ -107,8 +107,8 @@ fn waiting<'a>(
 
 /// The names under which the bucket has a file of ours with its sidecar, or may have. A failure record has none behind it, and what
 /// is not proven ours only the `HEAD` of an upload can judge. An object without a sidecar may be all that an upload came to before it
-/// was cut off; to the leader it is not good, and whoever has the file brings the sidecar.
-fn there<'a>(bucket: &'a BucketView, cluster: &ClusterId, adopt_unlabelled: bool) -> BTreeSet<&'a FileName> {
+/// was cut off; to the leader it is not good, and whoever has the file brings the sidecar. With the digest of each that is known.
+fn there<'a>(bucket: &'a BucketView, cluster: &ClusterId, adopt_unlabelled: bool) -> BTreeMap<&'a FileName, Option<Digest>> {
     let shows_ours = |record: &Record| match record.known.as_ref().map(|known| &known.cluster) {
         Some(Some(shown)) => shown == cluster,
         Some(None) => adopt_unlabelled,
@@ -118,8 +118,14 @@ fn there<'a>(bucket: &'a BucketView, cluster: &ClusterId, adopt_unlabelled: bool
     let records = bucket.records.iter().flatten();
     records
         .filter(|record| !record.terminating && !record.is_failure() && shows_ours(record) && !is_bare(record))
-        .filter_map(|record| record.file.as_ref())
+        .filter_map(|record| Some((record.file.as_ref()?, record.known.as_ref().and_then(|known| known.manifest.file_sha256))))
         .collect()
+}
+
+/// Whether the file is one of those. Where both digests are known and differ the upload has to name the conflict.
+fn is_there(file: &SnapshotFile, there: &BTreeMap<&FileName, Option<Digest>>) -> bool {
+    let ours = file.known.as_ref().and_then(|known| known.manifest.file_sha256);
+    there.get(&file.name).is_some_and(|theirs| theirs.is_none() || ours.is_none() || *theirs == ours)
 }
 
 /// Which of these local files the bucket's retention would keep, if all of them were there.

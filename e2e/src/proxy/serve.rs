@@ -159,7 +159,7 @@ async fn response(
     method: &str,
     taken: Option<(Fault, watch::Receiver<bool>)>,
 ) -> Result<After> {
-    let (fault, held) = taken.unzip();
+    let (fault, released) = taken.unzip();
     loop {
         let Some(mut head) = Head::read(server).await? else { return Ok(After::Close) };
         let status = head.status();
@@ -172,8 +172,8 @@ async fn response(
             continue;
         }
         let body = head.response_body(method);
-        if let (Some(Fault::HoldAnswer), Some(held)) = (&fault, &held) {
-            let _ = held.clone().wait_for(|held| !held).await;
+        if let (Some(Fault::HoldAnswer), Some(released)) = (&fault, &released) {
+            let _ = released.clone().wait_for(|held| !held).await;
         }
         let limit = match &fault {
             Some(Fault::LoseAnswer) => {

@@ -22,6 +22,7 @@ mod look;
 mod probes;
 mod records;
 mod restore;
+mod retention;
 mod save;
 mod servers;
 mod settings;

@@ -497,3 +497,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_object_of_ours_with_other_bytes_is_not_this_file_so_that_the_upload_names_the_conflict() {
+    let with = |byte: u8| move |file: &mut SnapshotFile| known(file).manifest.file_sha256 = Some(crate::snapshot::Digest([byte; 32]));
+    let mut world = world(9, [good(HOUR).but(with(1))]);
+    world.holds(&[good(HOUR).but(with(1))]);
+    assert!(world.plan().is_empty());
+    world.holds(&[good(HOUR).but(with(2))]);
+    assert_eq!(world.plan(), [up(1)]);
+    world.holds(&[good(HOUR)]);
+    assert!(world.plan().is_empty(), "no digest is no contradiction");
+}
