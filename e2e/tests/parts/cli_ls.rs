@@ -74,14 +74,20 @@ async fn directory_bucket_and_records_are_shown_with_what_differs() -> Result<()
     ensure!(headings[..4] == ["Name", "Location", "Size", "Created"], "{headings:?}");
     let [at_replaced, at_good, at_unrecorded] = [&replaced, &good, &unrecorded].map(|name| location(&site, name));
     let [at_bucket, at_silent] = [&in_bucket, &silent].map(|name| object(&site, name));
+    // The operator has brought the four there.
+    let [up_gone, up_replaced, up_good, up_unrecorded] = [&gone, &replaced, &good, &unrecorded].map(|name| object(&site, name));
     let seen = rows(&listed);
     let expected = wanted([
+        [&gone, &up_gone, "good", "ours", "ready"],
+        [&replaced, &up_replaced, "good", "ours", "ready"],
+        [&good, &up_good, "good", "ours", "ready"],
+        [&unrecorded, &up_unrecorded, "good", "ours", "ready"],
         [&good, &at_good, "good", "ours", "ready"],
         [&unrecorded, &at_unrecorded, "good", "ours", "none"],
         [&in_bucket, &at_bucket, "plausible", "ours", "ready"],
         [&silent, &at_silent, "plausible", "unknown", "ready"],
     ]);
-    ensure!(expected.is_subset(&seen) && seen.len() == 5, "{}{}", listed.out, listed.err);
+    ensure!(expected.is_subset(&seen) && seen.len() == 9, "{}{}", listed.out, listed.err);
     let row = listed.rows().into_iter().find(|row| row[1] == at_replaced).context("the replaced file")?;
     ensure!(matches!(row[4], "unverified" | "writing") && row[6] == "differs", "{row:?}");
     let names: Vec<&str> = listed.rows().iter().map(|row| row[0]).collect();
