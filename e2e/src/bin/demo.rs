@@ -266,7 +266,7 @@ impl Demo {
         self.style.title("Now you");
         Style::paragraph("Everything runs until Ctrl-C. In another terminal:");
         println!("cd {}\n. ./keys", self.dir.path().display());
-        for (name, value) in self.variables().await? {
+        for (name, value) in self.variables()? {
             println!("export {name}=\"{value}\"");
         }
         println!();
@@ -339,7 +339,7 @@ impl Demo {
     }
 
     /// What the shown commands are run with, and what is to be copied for more of them.
-    async fn variables(&self) -> Result<Vec<(&'static str, String)>> {
+    fn variables(&self) -> Result<Vec<(&'static str, String)>> {
         let folder = |path: PathBuf| path.parent().map(Path::to_owned).unwrap_or_default();
         let operator = folder(tools::operator()?);
         let kubectl = folder(tools::tool("kubernetes", "kubectl")?);
@@ -370,7 +370,7 @@ impl Demo {
         println!("{}", self.style.command(line));
         std::io::stdout().flush()?;
         let mut shell = tokio::process::Command::new("bash");
-        let exports: Vec<String> = self.variables().await?.iter().map(|(name, value)| format!("export {name}=\"{value}\"\n")).collect();
+        let exports: Vec<String> = self.variables()?.iter().map(|(name, value)| format!("export {name}=\"{value}\"\n")).collect();
         shell.arg("-c").arg(format!("set -o pipefail\n. ./keys\n{}{line}", exports.concat())).current_dir(self.dir.path());
         let ended = shell.stdin(Stdio::null()).kill_on_drop(true).output();
         let ended = tokio::time::timeout(wait::PATIENCE, ended).await.context("the command does not end")??;
