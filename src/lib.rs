@@ -1,4 +1,4 @@
-//! Keeps `ETCDSnapshotFile` records true to a directory and a bucket of etcd snapshots.
+//! Saves, checks and keeps the snapshots of an etcd, in a directory and in a bucket, each with a true `ETCDSnapshotFile` record.
 //!
 //! In the order in which data flows: [`snapshot`] says what a snapshot is, [`record`] how Kubernetes shows it, and
 //! `decide` what is to be done and [`schedule`] when; `storage`, [`etcd`] and `kubernetes` are the edges, [`save`] brings a

@@ -60,6 +60,7 @@ impl OperatorSetup {
     /// The command line, as a person would type it.
     pub fn shown(&self) -> String {
         let flags = self.flags.iter().map(|(name, value)| match value {
+            Some(value) if value.to_string_lossy().contains(' ') => format!(" \\\n    {name} '{}'", value.display()),
             Some(value) => format!(" \\\n    {name} {}", value.display()),
             None => format!(" \\\n    {name}"),
         });

@@ -34,7 +34,7 @@ use clap::{Arg, Command, CommandFactory as _, FromArgMatches as _, Parser, Subco
 
 use crate::config::{Flags, HandFlags};
 
-/// Keeps ETCDSnapshotFile records true to a directory and a bucket of etcd snapshots.
+/// Saves, checks and keeps the snapshots of an etcd, in a directory and in a bucket, each with a true record.
 #[derive(Debug, Parser)]
 #[command(name = "etcd-snapshot-operator", version, about, long_about = None, after_help = EXIT_CODES, max_term_width = 120)]
 struct Arguments {
@@ -44,8 +44,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run the agent of one node: it checks every snapshot in the node's directory, lists the bucket when it leads, and keeps the records of
-    /// both true.
+    /// Run the agent of one node: it saves on schedule, checks every snapshot in the node's directory, uploads, applies retention, and
+    /// keeps the records of directory and bucket true.
     #[command(after_long_help = run::EXAMPLES)]
     Run(Box<Flags>),
     Save(Box<save::Save>),

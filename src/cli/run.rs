@@ -13,12 +13,17 @@ use crate::log;
 /// At the end of `run --help`.
 pub const EXAMPLES: &str = "\
 Examples:
-  Watch a directory and write its records, with the API server of KUBECONFIG:
-    etcd-snapshot-operator run --node-name cp-1 --etcd-snapshot-dir /var/lib/etcd-backup/snapshots
+  Save every six hours, keep ten, and write records, with the API server of KUBECONFIG:
+    etcd-snapshot-operator run --node-name cp-1 --etcd-snapshot-dir /var/lib/etcd-backup/snapshots \\
+      --etcd-cacert ca.crt --etcd-cert client.crt --etcd-key client.key \\
+      --etcd-snapshot-schedule-cron '0 */6 * * *' --etcd-snapshot-retention 10
 
   The same with a bucket; the keys come from the environment:
     AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=... etcd-snapshot-operator run --node-name cp-1 \\
       --etcd-s3 --etcd-s3-endpoint minio.example.com --etcd-s3-bucket etcd --etcd-s3-folder prod
+
+  Only look, and say what would be done:
+    etcd-snapshot-operator run --node-name cp-1 --etcd-snapshot-dir /var/lib/etcd-backup/snapshots --mode observe
 
   With the settings that K3s has:
     etcd-snapshot-operator run --node-name cp-1 --config /etc/rancher/k3s/config.yaml";

@@ -12,7 +12,7 @@ use crate::snapshot::{FileName, SnapshotFile, Version};
 pub struct Slots {
     most: usize,
     running: BTreeSet<FileName>,
-    /// What failed since the last beat.
+    /// What failed since the last beat, or was asked for once and is done.
     failed: BTreeMap<FileName, Version>,
     /// A file found no slot free.
     refused: bool,

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::outcome::Outcome;
 use super::shared::{Connected, Shared};
 use super::slots::Slots;
+use crate::decide::Asked;
 use crate::kubernetes::events::{Kind, reason};
 use crate::metrics::{self, Operation, Status};
 use crate::snapshot::manifest::sidecar;
@@ -166,7 +167,9 @@ impl Inner {
             shared.metrics.ended(Operation::SaveS3, Status::of(!failed), start.elapsed(), shared.now());
         }
         shared.metrics.stepped(metrics::Action::Upload, outcome);
-        let refused = self.slots().give_back(&file.name, failed.then(|| file.version.clone()));
+        // Who asks by hand keeps no records, and so would find the file lacking again.
+        let once = outcome == metrics::Outcome::Done && shared.policy().asked != Asked::Nothing;
+        let refused = self.slots().give_back(&file.name, (failed || once).then(|| file.version.clone()));
         // A failure changes the state, too, and the record that shows it.
         if refused || !matches!(ended, Ok(Ended::Stopped)) {
             shared.wakes.directory.wake();

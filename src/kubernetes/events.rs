@@ -43,7 +43,7 @@ pub mod reason {
     pub const DELETION_BRAKED: &str = "ETCDSnapshotDeletionBraked";
     /// On the Node: the bucket holds another history of our cluster.
     pub const BUCKET_CONTESTED: &str = "ETCDSnapshotBucketContested";
-    /// On the record: it was saved while etcd had no quorum.
+    /// On the Node: a snapshot was saved that does not count as good: no quorum, or an alarm.
     pub const NO_QUORUM: &str = "ETCDSnapshotNoQuorum";
 }
 

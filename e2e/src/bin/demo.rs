@@ -19,7 +19,11 @@ use tempfile::TempDir;
 
 const NODE: &str = "demo";
 const BUCKET: &str = "demo";
-const BEAT: &str = "10s";
+const BEAT: &str = "5s";
+/// The schedule. The snapshots of the beginning are older, so the first save is due at once.
+const EVERY: &str = "@every 1m";
+/// How many good ones stay.
+const KEPT: &str = "3";
 /// A table that fits a terminal.
 const TABLE: &str = "kubectl get etcdsnapshotfiles -o custom-columns-file=short";
 const SHORT: &str = "RECORD SIZE READY\n.metadata.name .status.size .status.readyToUse\n";
@@ -77,53 +81,120 @@ impl Demo {
         let (api, s3) = tokio::try_join!(ApiServer::start(), S3::start())?;
         s3.bucket(BUCKET).await?;
         let kubernetes = api.kubernetes().await?;
-        // For curl, so that no command shows a key.
+        // For curl and for the verbs by hand, so that no command shows a key.
         let curl =
             format!("aws-sigv4 = \"aws:amz:us-east-1:s3\"\nuser = \"{}:{}\"\nsilent\nshow-error\nfail\n", s3.access_key, s3.secret_key);
         std::fs::write(dir.path().join("s3.curl"), curl)?;
+        let keys = format!("export AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={}\n", s3.access_key, s3.secret_key);
+        std::fs::write(dir.path().join("keys"), keys)?;
         std::fs::write(dir.path().join("short"), SHORT)?;
         Ok(Self { style, operator: None, kubernetes, s3, api, dir, seconds: 0 })
     }
 
     async fn tell_story(&mut self) -> Result<()> {
-        self.style.title("Snapshots, taken by hand");
-        Style::paragraph(
-            "The cluster's own etcd is saved twice into a directory, and both snapshots\n\
-             are put into a bucket, with the metadata that K3s gives an object.",
-        );
-        let mut names = Vec::new();
-        for _ in 0..2 {
-            names.push(self.save().await?);
-        }
-        for name in &names {
-            let metadata = "-H \"x-amz-meta-k3s-node-name: $NODE\" -H \"x-amz-meta-k3s-cluster-id: $CLUSTER\"";
-            self.run(&format!("curl -K s3.curl -T snapshots/{name} $BUCKET/ \\\n    {metadata}")).await?;
-        }
+        self.a_directory_that_was_there().await?;
+        self.it_only_looks().await?;
+        let scheduled = self.it_does_what_it_said().await?;
+        self.one_by_hand().await?;
+        self.a_damaged_file().await?;
+        self.an_object_is_deleted(&scheduled).await?;
+        self.the_bucket_is_away().await?;
 
-        self.style.title("The operator");
+        self.style.title("The six histograms");
+        Style::paragraph("K3s's own, for its dashboards: what was saved and reconciled, how often, with what outcome.");
+        self.run("curl -s $OPERATOR/metrics | grep -E '^etcd_snapshot_(save|reconcile).*_count'").await
+    }
+
+    async fn a_directory_that_was_there(&self) -> Result<()> {
+        self.style.title("A directory that somebody else has filled");
+        Style::paragraph("Four snapshots of the last hours, as a CronJob would leave them. Nothing else knows of them.");
+        self.run(
+            "for hours in 4 3 2 1; do\n    seconds=$(date -d \"$hours hours ago\" +%s)\n    \
+             etcdctl snapshot save snapshots/etcd-snapshot-$NODE-$seconds\n    \
+             touch -d @$seconds snapshots/etcd-snapshot-$NODE-$seconds\ndone",
+        )
+        .await
+    }
+
+    async fn it_only_looks(&mut self) -> Result<()> {
+        self.style.title("The operator only looks");
         Style::paragraph("It needs the resource, and never installs it: on K3s it is there already.");
         self.run(&format!("kubectl apply -f {}", tools::repository(e2e::kubernetes::CRD_FILE).display())).await?;
+        Style::paragraph(
+            "It is to keep three snapshots, here and in a bucket. At first it only says so.\n\
+             The keys of the bucket come from the environment.",
+        );
+        let observing = self.setup().flag("--mode", "observe").switch("--etcd-disable-snapshots");
+        self.start_operator(&observing.env("RUST_LOG", "info,etcd_snapshot_operator=debug")).await?;
+        self.operator()?
+            .until("what it would do", async |operator| {
+                let log = operator.log();
+                let would = |action: &str| log.lines().any(|line| line.contains("vetoed") && line.contains(action));
+                ensure!(would("prune") && would("upload") && would("write"), "not yet");
+                Ok(())
+            })
+            .await?;
+        Style::paragraph("Each step that it planned is in its log, with what it is for and why it is not done.");
+        self.run("grep -o 'vetoed.*' $LOG | sort -u").await?;
+        self.run("curl -s $OPERATOR/readyz").await?;
+        Style::paragraph(
+            "A person can ask for the same. The verbs take the settings that the agent has,\n\
+             here from the environment.",
+        );
+        self.run("etcd-snapshot-operator prune --name etcd-snapshot --dry-run").await?;
+        self.run(TABLE).await
+    }
+
+    /// Returns the name of the snapshot that was saved on schedule.
+    async fn it_does_what_it_said(&mut self) -> Result<String> {
+        self.style.title("The operator does what it said, and saves on schedule");
+        if let Some(mut observing) = self.operator.take() {
+            observing.stop().await;
+        }
         let begun = Instant::now();
-        self.start_operator().await?;
-        self.records("four records, all verified", |records| records.len() == 4 && records.iter().all(is_ready)).await?;
+        let managing = self.setup().flag("--etcd-snapshot-schedule-cron", EVERY).switch("--etcd-snapshot-compress");
+        self.start_operator(&managing).await?;
+        let records = self.records("the scheduled snapshot here and in the bucket, and three good ones left", |records| {
+            let is_zip = |record: &&DynamicObject| name(record).ends_with(".zip") && is_ready(record);
+            let local = records.iter().filter(|record| !is_in_bucket(record));
+            let old = local.clone().filter(|record| !name(record).ends_with(".zip")).count();
+            old == 2
+                && local.clone().any(|record| is_zip(&record))
+                && records.iter().filter(|record| is_in_bucket(record)).any(|record| is_zip(&record))
+        });
+        let records = records.await?;
+        let scheduled = records.iter().find(|record| is_in_bucket(record) && name(record).ends_with(".zip")).map(name);
+        let scheduled = scheduled.context("the scheduled snapshot")?.to_owned();
         Style::paragraph(&format!(
-            "{} later every snapshot has a record. READY means that it was read to its\n\
-             end and has the digest that etcd gave it; an object without one is ready\n\
-             when its size is that of a snapshot.",
+            "{} later a new snapshot is there, compressed: the last one was older than the\n\
+             schedule allows. The good ones went up, and what is more than three is gone.",
             took(begun)
         ));
+        self.run(
+            "grep -o 'a snapshot is saved.*' $LOG; grep -o 'the snapshot is in the bucket.*' $LOG; grep -o 'done.*action=\"prune\".*' $LOG",
+        )
+        .await?;
+        Style::paragraph(
+            "READY means that it was read to its end and has the digest that etcd gave it;\n\
+             an object, that its digest and size are those of its manifest.",
+        );
         self.run("kubectl get etcdsnapshotfiles").await?;
+        Style::paragraph("The manifest lies beside each snapshot, here and in the bucket:");
+        self.run(&format!("curl -K s3.curl $BUCKET/.metadata/{scheduled} | tr , '\\n'; echo")).await?;
+        Ok(scheduled)
+    }
 
-        self.style.title("A file appears");
-        let name = self.save().await?;
-        let begun = Instant::now();
-        self.records("the new record", |records| records.iter().any(|record| is_of(record, &name) && is_ready(record))).await?;
-        Style::paragraph(&format!("Its record was there, verified, {} later.", took(begun)));
-        self.run(TABLE).await?;
+    async fn one_by_hand(&mut self) -> Result<()> {
+        self.style.title("A snapshot by hand, before an upgrade");
+        self.run("etcd-snapshot-operator save --name before-upgrade").await?;
+        Style::paragraph("Retention is about snapshots of its own base name: this one stays until somebody deletes it.");
+        Ok(())
+    }
 
+    async fn a_damaged_file(&mut self) -> Result<()> {
         self.style.title("A damaged file appears");
         let damaged = self.next_name();
-        self.run(&format!("cp snapshots/{name} snapshots/{damaged}")).await?;
+        self.run(&format!("cp snapshots/before-upgrade-* snapshots/{damaged}")).await?;
         self.run(&format!("printf x | dd of=snapshots/{damaged} bs=1 seek=50000 conv=notrunc status=none")).await?;
         let broken = self.records("the record of the damaged file", |records| {
             records.iter().any(|record| is_of(record, &damaged) && reason(record).is_some())
@@ -134,20 +205,35 @@ impl Demo {
         self.run(&format!(
             "kubectl get etcdsnapshotfile {broken} \\\n    -o jsonpath='{{.status.readyToUse}}: {{.status.error.message}}{{\"\\n\"}}'"
         ))
-        .await?;
+        .await
+    }
 
+    async fn an_object_is_deleted(&mut self, deleted: &str) -> Result<()> {
         self.style.title("An object is deleted by hand");
-        self.run(&format!("curl -K s3.curl -X DELETE $BUCKET/{}", names[0])).await?;
+        self.run(&format!("curl -K s3.curl -X DELETE $BUCKET/{deleted}")).await?;
         let begun = Instant::now();
-        self.records("the record of the object to go", |records| in_bucket(records) == 1).await?;
+        let is_there = |records: &[DynamicObject]| records.iter().any(|record| is_in_bucket(record) && name(record) == deleted);
+        self.records("the record of the object to go", |records| !is_there(records)).await?;
         Style::paragraph(&format!("Its record went at the next pass, {} later. Passes come every {BEAT} here.", took(begun)));
-        self.run(TABLE).await?;
+        self.operator()?.beats(2).await?;
+        Style::paragraph(
+            "Two passes later it is still gone: what somebody deleted is not brought back,\n\
+             and is not passed over in silence.",
+        );
+        self.run("kubectl get events --field-selector reason=ETCDSnapshotVanished -o custom-columns=:.message").await?;
+        Style::paragraph("That is done:");
+        self.run("etcd-snapshot-operator upload --missing").await?;
+        self.records("the record of the object", is_there).await?;
+        self.run("etcd-snapshot-operator ls").await
+    }
 
+    async fn the_bucket_is_away(&mut self) -> Result<()> {
         self.style.title("The bucket becomes unreachable");
-        Style::paragraph("The S3 server is stopped, and another snapshot is taken.");
+        Style::paragraph("The S3 server is stopped, and something else takes another snapshot.");
         self.s3.stop();
         let failed_before = ended_s3_passes(self.operator()?, "error").await?;
-        let name = self.save().await?;
+        let name = self.next_name();
+        self.run(&format!("etcdctl snapshot save snapshots/{name}")).await?;
         self.records("the new record", |records| records.iter().any(|record| is_of(record, &name) && is_ready(record))).await?;
         self.operator()?
             .until("a pass over the bucket to fail", async |operator| {
@@ -173,25 +259,22 @@ impl Demo {
             })
             .await?;
         Style::paragraph("The S3 server is back, and nobody had to do anything:");
-        self.run("curl -s $OPERATOR/readyz").await?;
-
-        self.style.title("The six histograms");
-        Style::paragraph("K3s's own, for its dashboards: what was reconciled, how often, with what outcome.");
-        self.run("curl -s $OPERATOR/metrics | grep '^etcd_snapshot_.*_duration_seconds_count'").await
+        self.run("curl -s $OPERATOR/readyz").await
     }
 
     async fn leave_running(&mut self) -> Result<()> {
         self.style.title("Now you");
         Style::paragraph("Everything runs until Ctrl-C. In another terminal:");
-        println!("cd {}", self.dir.path().display());
-        for (name, value) in self.variables().await? {
+        println!("cd {}\n. ./keys", self.dir.path().display());
+        for (name, value) in self.variables()? {
             println!("export {name}=\"{value}\"");
         }
         println!();
         for line in [
             "kubectl get etcdsnapshotfiles --watch",
             "kubectl explain etcdsnapshotfile.status",
-            "etcdctl snapshot save snapshots/etcd-snapshot-$NODE-$(date +%s)",
+            "etcd-snapshot-operator save",
+            "etcd-snapshot-operator ls",
             "curl -K s3.curl \"$BUCKET?list-type=2\"",
             "curl -s $OPERATOR/metrics",
             &format!("less {}", self.operator()?.log_path().display()),
@@ -202,10 +285,12 @@ impl Demo {
         std::future::pending().await
     }
 
-    async fn start_operator(&mut self) -> Result<()> {
-        let setup = OperatorSetup::default()
+    fn setup(&self) -> OperatorSetup {
+        OperatorSetup::default()
             .flag("--node-name", NODE)
+            .flag("--etcd-endpoint", self.api.etcd.endpoint())
             .flag("--etcd-snapshot-dir", self.dir.path().join("snapshots"))
+            .flag("--etcd-snapshot-retention", KEPT)
             .flag("--etcd-snapshot-reconcile-interval", BEAT)
             .switch("--etcd-s3")
             .flag("--etcd-s3-endpoint", self.s3.endpoint())
@@ -215,8 +300,10 @@ impl Demo {
             .flag("--namespace", "default")
             .env("KUBECONFIG", self.api.kubeconfig())
             .env("AWS_ACCESS_KEY_ID", &self.s3.access_key)
-            .env("AWS_SECRET_ACCESS_KEY", &self.s3.secret_key);
-        Style::paragraph("The keys of the bucket come from the environment.");
+            .env("AWS_SECRET_ACCESS_KEY", &self.s3.secret_key)
+    }
+
+    async fn start_operator(&mut self, setup: &OperatorSetup) -> Result<()> {
         println!("{}\n", self.style.command(&setup.shown()));
         let mut operator = setup.start().await?;
         operator.ready().await?;
@@ -232,13 +319,6 @@ impl Demo {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         self.seconds = now.max(self.seconds + 1);
         snapshots::name(NODE, i64::try_from(self.seconds).unwrap_or(i64::MAX))
-    }
-
-    /// Takes a snapshot into the directory; returns its name.
-    async fn save(&mut self) -> Result<String> {
-        let name = self.next_name();
-        self.run(&format!("etcdctl snapshot save snapshots/{name}")).await?;
-        Ok(name)
     }
 
     /// Waits until the records are so, and returns them.
@@ -259,18 +339,29 @@ impl Demo {
     }
 
     /// What the shown commands are run with, and what is to be copied for more of them.
-    async fn variables(&self) -> Result<Vec<(&'static str, String)>> {
+    fn variables(&self) -> Result<Vec<(&'static str, String)>> {
         let folder = |path: PathBuf| path.parent().map(Path::to_owned).unwrap_or_default();
+        let operator = folder(tools::operator()?);
         let kubectl = folder(tools::tool("kubernetes", "kubectl")?);
         let etcdctl = folder(tools::tool(e2e::etcd::DEFAULT_SET, "etcdctl")?);
         Ok(vec![
-            ("PATH", format!("{}:{}:$PATH", kubectl.display(), etcdctl.display())),
+            ("PATH", format!("{}:{}:{}:$PATH", operator.display(), kubectl.display(), etcdctl.display())),
             ("KUBECONFIG", self.api.kubeconfig().display().to_string()),
             ("ETCDCTL_ENDPOINTS", self.api.etcd.endpoint()),
             ("BUCKET", format!("http://{}/{BUCKET}", self.s3.endpoint())),
             ("NODE", NODE.to_owned()),
-            ("CLUSTER", self.kubernetes.cluster_id().await?),
             ("OPERATOR", self.operator.as_ref().map_or_else(String::new, |operator| format!("http://{}", operator.http()))),
+            ("LOG", self.operator.as_ref().map_or_else(String::new, |operator| operator.log_path().display().to_string())),
+            // The settings of the verbs by hand.
+            ("NODE_NAME", NODE.to_owned()),
+            ("ETCD_ENDPOINT", self.api.etcd.endpoint()),
+            ("ETCD_SNAPSHOT_DIR", self.dir.path().join("snapshots").display().to_string()),
+            ("ETCD_SNAPSHOT_RETENTION", KEPT.to_owned()),
+            ("ETCD_S3", "true".to_owned()),
+            ("ETCD_S3_ENDPOINT", self.s3.endpoint()),
+            ("ETCD_S3_INSECURE", "true".to_owned()),
+            ("ETCD_S3_BUCKET", BUCKET.to_owned()),
+            ("ETCD_S3_BUCKET_LOOKUP_TYPE", "path".to_owned()),
         ])
     }
 
@@ -279,8 +370,8 @@ impl Demo {
         println!("{}", self.style.command(line));
         std::io::stdout().flush()?;
         let mut shell = tokio::process::Command::new("bash");
-        let exports: Vec<String> = self.variables().await?.iter().map(|(name, value)| format!("export {name}=\"{value}\"\n")).collect();
-        shell.arg("-c").arg(format!("set -o pipefail\n{}{line}", exports.concat())).current_dir(self.dir.path());
+        let exports: Vec<String> = self.variables()?.iter().map(|(name, value)| format!("export {name}=\"{value}\"\n")).collect();
+        shell.arg("-c").arg(format!("set -o pipefail\n. ./keys\n{}{line}", exports.concat())).current_dir(self.dir.path());
         let ended = shell.stdin(Stdio::null()).kill_on_drop(true).output();
         let ended = tokio::time::timeout(wait::PATIENCE, ended).await.context("the command does not end")??;
         print!("{}", String::from_utf8_lossy(&ended.stdout));
@@ -296,16 +387,20 @@ fn is_ready(record: &DynamicObject) -> bool {
     record.data["status"]["readyToUse"] == true
 }
 
-fn is_of(record: &DynamicObject, name: &str) -> bool {
-    record.data["spec"]["snapshotName"] == name && record.data["spec"]["s3"].is_null()
+fn name(record: &DynamicObject) -> &str {
+    record.data["spec"]["snapshotName"].as_str().unwrap_or_default()
+}
+
+fn is_of(record: &DynamicObject, called: &str) -> bool {
+    name(record) == called && !is_in_bucket(record)
 }
 
 fn reason(record: &DynamicObject) -> Option<&str> {
     record.data["status"]["error"]["message"].as_str()
 }
 
-fn in_bucket(records: &[DynamicObject]) -> usize {
-    records.iter().filter(|record| !record.data["spec"]["s3"].is_null()).count()
+fn is_in_bucket(record: &DynamicObject) -> bool {
+    !record.data["spec"]["s3"].is_null()
 }
 
 async fn ended_s3_passes(operator: &Operator, status: &str) -> Result<f64> {

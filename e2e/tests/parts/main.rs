@@ -4,6 +4,7 @@
 mod agents;
 mod alerts;
 mod api_away;
+mod bad_day;
 mod boltdb;
 mod bucket;
 mod bucket_faults;

@@ -270,6 +270,8 @@ impl Turn {
                 Ok(()) => {
                     // What is noted is true; the next turn only looks once more.
                     let _ = fs::remove_file(inner.state.saving_path());
+                    // Nobody writes it any more, whether or not somebody watches: it need not be waited for.
+                    inner.rest().closed(name.clone());
                     return Ok(name);
                 }
                 Err(source) => {

@@ -64,6 +64,16 @@ fn place(turn: &Turn, names: &[&str], ending: &str) -> Result<FileName, LocalErr
     turn.place(&filled(turn), stems(names), ending, &sidecar(), &digests())
 }
 
+#[tokio::test]
+async fn a_snapshot_that_was_just_saved_is_at_rest_though_nobody_watches() {
+    use crate::storage::Store as _;
+    let there = Place::new();
+    let directory = there.open();
+    let name = place(&directory.turn(Timestamp::UNIX_EPOCH).unwrap(), &["s-cp1-7"], "").unwrap();
+    let listed = directory.list(&Memory::new()).await;
+    assert!(listed.inventory.seen()[&name].at_rest, "{listed:?}");
+}
+
 #[test]
 fn a_snapshot_gets_its_name_its_sidecar_and_its_verdict() {
     let there = Place::new();
