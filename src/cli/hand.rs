@@ -137,7 +137,8 @@ async fn until_signalled(verb: impl AsyncFnOnce(CancellationToken) -> Result<u8,
     128 + number
 }
 
-fn ended(done: Result<u8, Trouble>) -> u8 {
+/// Says what went wrong; the exit code.
+pub fn ended(done: Result<u8, Trouble>) -> u8 {
     done.unwrap_or_else(|trouble| {
         terminal::complain(&trouble);
         if trouble.code == USAGE {
@@ -148,16 +149,18 @@ fn ended(done: Result<u8, Trouble>) -> u8 {
 }
 
 /// The signals that end a verb.
-struct Signals([(u8, tokio::signal::unix::Signal); 3]);
+pub struct Signals([(u8, tokio::signal::unix::Signal); 3]);
 
-fn listen() -> io::Result<Signals> {
+/// From now on a signal does not end the process by itself.
+pub fn listen() -> io::Result<Signals> {
     let kinds = [(2, SignalKind::interrupt()), (15, SignalKind::terminate()), (1, SignalKind::hangup())];
     let [interrupt, terminate, hangup] = kinds.map(|(number, kind)| signal(kind).map(|signal| (number, signal)));
     Ok(Signals([interrupt?, terminate?, hangup?]))
 }
 
 impl Signals {
-    async fn next(&mut self) -> u8 {
+    /// The number of the next one.
+    pub async fn next(&mut self) -> u8 {
         let [(interrupt, a), (terminate, b), (hangup, c)] = &mut self.0;
         tokio::select! {
             _ = a.recv() => *interrupt,

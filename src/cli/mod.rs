@@ -2,6 +2,7 @@
 //!
 //! * `run` the agent
 //! * `save`, `ls`, `get`, `delete`, `prune`, `upload` by hand, with K3s's names; `hand` has what they have in common, `around` what they find around them
+//! * `kubectl` runs a verb in the pod of an agent, as `kubectl etcd-snapshot`
 //! * `crd`, `completion`, `man` print what belongs to the program
 //! * `trouble` why a verb failed; `terminal` what is shown, and to whom
 
@@ -13,6 +14,7 @@ mod delete;
 mod documented;
 mod get;
 mod hand;
+mod kubectl;
 mod ls;
 mod man;
 mod prune;
@@ -101,7 +103,7 @@ fn shown_for(arg: Arg, without: &[&str]) -> Arg {
 /// As a plugin of kubectl: the verbs by hand, called as people call them there.
 fn plugin() -> Command {
     let of_the_agent = |verb: Command| if matches!(verb.get_name(), "run" | "crd") { verb.hide(true) } else { verb };
-    command().bin_name("kubectl etcd-snapshot").mut_subcommands(of_the_agent)
+    command().bin_name("kubectl etcd-snapshot").mut_subcommands(of_the_agent).mut_subcommands(kubectl::with_flags)
 }
 
 /// Whether kubectl called us: it takes a program of this name for its verb `etcd-snapshot`.
@@ -111,8 +113,13 @@ fn is_plugin(program: Option<OsString>) -> bool {
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
-    let command = if is_plugin(std::env::args_os().next()) { plugin() } else { command() };
-    let arguments = Arguments::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    let is_plugin = is_plugin(std::env::args_os().next());
+    let command = if is_plugin { plugin() } else { command() };
+    let given = command.clone().get_matches();
+    if let Some(code) = is_plugin.then(|| kubectl::in_pod(&command, &given)).flatten() {
+        return code.into();
+    }
+    let arguments = Arguments::from_arg_matches(&given).unwrap_or_else(|error| error.exit());
     match arguments.verb {
         Verb::Run(flags) => run::run(&flags),
         Verb::Save(arguments) => save::save(&arguments),

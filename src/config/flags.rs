@@ -9,7 +9,8 @@ use std::fmt;
 use clap::builder::StyledStr;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-use super::table::{Kind, SETTINGS, Setting};
+use super::sources::Environment;
+use super::table::{Kind, SETTINGS, Setting, setting};
 
 /// The text of each flag that was given, by the setting's name.
 #[derive(Clone, Default)]
@@ -19,6 +20,12 @@ impl Flags {
     /// The text of one flag.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
+    }
+
+    /// Whether they, or the environment, name an etcd or a directory: what a person means to work on from where they are.
+    pub fn name_this_machine(&self, environment: &Environment) -> bool {
+        let named = |name| self.get(name).or_else(|| environment.get(setting(name)?)).is_some_and(|text| !text.is_empty());
+        ["etcd-endpoint", "etcd-host", "etcd-snapshot-dir", "data-dir"].into_iter().any(named)
     }
 
     /// With this flag as if it had been given so.
@@ -80,6 +87,11 @@ impl HandFlags {
     pub fn group(flag: &str) -> Option<&'static str> {
         flagged().find(|setting| setting.name == flag).map(|setting| setting.group)
     }
+
+    /// Whether the value of this flag must not be seen.
+    pub fn is_secret(flag: &str) -> bool {
+        flagged().any(|setting| setting.name == flag && setting.kind == Kind::Secret)
+    }
 }
 
 impl Args for HandFlags {
@@ -115,7 +127,9 @@ fn hand_arg(setting: &'static Setting) -> Arg {
             let default = "config.yaml of K3s or RKE2 in /etc/rancher/<program>, where there is one";
             arg.short('c').long_help(long_help(setting, default))
         }
-        "node-name" => arg.long_help(long_help(setting, "the node whose agent kept state on the directory, else the host's name")),
+        "node-name" => arg
+            .visible_alias("node")
+            .long_help(long_help(setting, "the node whose agent kept state on the directory, else the host's name")),
         "data-dir" => arg.short('d'),
         "etcd-snapshot-dir" => arg.visible_alias("dir"),
         "etcd-snapshot-compress" => arg.visible_alias("snapshot-compress"),

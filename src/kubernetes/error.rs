@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use kube::client::AuthError;
+use kube::client::{AuthError, UpgradeConnectionError};
 use kube::core::Status;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -148,6 +148,10 @@ impl Error {
                 Ok(error) => Cause::Credentials(credentials(&error)),
                 Err(error) => Cause::Unreachable(cut(&Failure::of("", &*error).message)),
             },
+            // Of the answer to an upgrade that is refused there is only the number.
+            kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(code)) => {
+                cause(&doing, &Status::failure("no more is said", "").with_code(code.as_u16()))
+            }
             kube::Error::BuildRequest(error) => Cause::Invalid(cut(&error.to_string())),
             error => Cause::Unreachable(cut(&Failure::of("", &error).message)),
         };

@@ -11,6 +11,7 @@ pub mod events;
 pub mod lease;
 mod memory;
 pub mod nodes;
+pub mod pods;
 pub mod records;
 mod said;
 pub mod secret;
