@@ -9,11 +9,12 @@
 //! | [`objects`] | the first import of a bucket, and beats in which nothing has changed; [`peer`] and [`bare`] stand beside it |
 //! | [`files`] | from a file to its record |
 //! | [`records`] | memory with very many records |
-//! | [`saving`] | a save and a look into a snapshot, beside etcd's own tools |
+//! | [`saving`] | a save and a look into a snapshot, beside etcd's own tools, and the member's [`latency`] meanwhile |
 
 pub mod agent;
 pub mod bare;
 pub mod files;
+pub mod latency;
 pub mod objects;
 pub mod peer;
 pub mod process;

@@ -42,8 +42,8 @@ pub async fn measure(world: &World) -> Result<Section> {
     let bare: Vec<Duration> = looks.iter().zip(&creates).map(|(looks, creates)| *looks + *creates).collect();
     let (ours, bare) = (Spread::new(ours), Spread::new(bare));
     let gathered = gather(world, &k3s).await?;
-    let created = repeat(world, async || k3s.create(&bodies).await).await?;
-    let theirs = gathered.typical() + created.typical();
+    let written = repeat(world, async || k3s.create(&bodies).await).await?;
+    let theirs = gathered.typical() + written.typical();
     let of_import = format!("first import of {objects} objects with sidecars, {}", Way::Distant.word());
     section.row(format!("{of_import}: from the start of the process to the last record"), &ours);
     section.row("– the same as K3s does it (calculated)", took(theirs.time));

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use etcd_snapshot_operator::boltdb;
@@ -16,6 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::Scale;
+use super::latency::during;
 use super::process::{Ran, run};
 use super::report::{Section, Spread, mebibytes, times};
 use crate::etcd::{DEFAULT_SET, Etcd};
@@ -28,6 +30,7 @@ pub const INSPECT: &str = "inspect";
 const VALUE: usize = 3 << 10;
 const AT_ONCE: usize = 128;
 const TRAILER: u64 = 32;
+const REST: Duration = Duration::from_millis(500);
 
 /// The section.
 pub async fn measure(scale: Scale) -> Result<Section> {
@@ -36,6 +39,7 @@ pub async fn measure(scale: Scale) -> Result<Section> {
         let etcd = Etcd::start().await?;
         fill(&etcd, usize::try_from(*mebibytes)?).await?;
         saves(&mut section, &etcd, *mebibytes, scale.pairs).await?;
+        felt(&mut section, &etcd, *mebibytes, scale.pairs).await?;
     }
     Ok(section)
 }
@@ -43,8 +47,8 @@ pub async fn measure(scale: Scale) -> Result<Section> {
 async fn saves(section: &mut Section, etcd: &Etcd, size: u32, pairs: u32) -> Result<()> {
     let dir = scratch()?;
     let theirs = dir.path().join("theirs");
-    let (saver, etcdctl) = (tools::beside("saver")?, tools::tool(DEFAULT_SET, "etcdctl")?);
-    let (bench, etcdutl) = (std::env::current_exe()?, tools::tool(DEFAULT_SET, "etcdutl")?);
+    let (our_save, etcdctl) = (tools::beside("saver")?, tools::tool(DEFAULT_SET, "etcdctl")?);
+    let (me, looks) = (std::env::current_exe()?, tools::tool(DEFAULT_SET, "etcdutl")?);
     let mut all = [const { Vec::new() }; 4];
     for pair in 0..pairs {
         let place = dir.path().join(format!("ours-{pair}"));
@@ -53,16 +57,16 @@ async fn saves(section: &mut Section, etcd: &Etcd, size: u32, pairs: u32) -> Res
         let endpoint = etcd.endpoint();
         let save = words(&[endpoint.as_ref(), snapshots.as_ref(), "node".as_ref(), "raw".as_ref()]);
         let peer = words(&["--endpoints".as_ref(), endpoint.as_ref(), "snapshot".as_ref(), "save".as_ref(), theirs.as_ref()]);
-        both(&mut all, 0, (&saver, &save), (&etcdctl, &peer), pair).await?;
+        both(&mut all, 0, (&our_save, &save), (&etcdctl, &peer), pair).await?;
         std::fs::remove_dir_all(&place)?;
         let ours = words(&[INSPECT.as_ref(), theirs.as_ref()]);
         let peer = words(&["snapshot".as_ref(), "status".as_ref(), theirs.as_ref(), "--write-out".as_ref(), "json".as_ref()]);
-        both(&mut all, 2, (&bench, &ours), (&etcdutl, &peer), pair).await?;
+        both(&mut all, 2, (&me, &ours), (&looks, &peer), pair).await?;
         std::fs::remove_file(&theirs)?;
     }
     let [save, their_save, status, their_status] = &all;
-    let same = status.iter().zip(their_status).all(|(ours, theirs)| answer(ours) == answer(theirs));
-    ensure!(same && answer(&status[0]).is_some(), "etcdutl says something else: {} {}", status[0].output, their_status[0].output);
+    let agreed = status.iter().zip(their_status).all(|(ours, theirs)| answer(ours) == answer(theirs));
+    ensure!(agreed && answer(&status[0]).is_some(), "etcdutl says something else: {} {}", status[0].output, their_status[0].output);
     section.row(format!("save of {size} MiB to a verified file with its manifest"), shown(save));
     section.row("– `etcdctl snapshot save`, which verifies nothing", shown(their_save));
     section.row("– ours in theirs", times(spread(save).median(), spread(their_save).median()));
@@ -72,9 +76,40 @@ async fn saves(section: &mut Section, etcd: &Etcd, size: u32, pairs: u32) -> Res
     Ok(())
 }
 
+/// The member's own latency while it is saved.
+async fn felt(section: &mut Section, etcd: &Etcd, size: u32, pairs: u32) -> Result<()> {
+    let dir = scratch()?;
+    let address: SocketAddr = etcd.endpoint().trim_start_matches("http://").parse()?;
+    let (our_save, etcdctl, endpoint) = (tools::beside("saver")?, tools::tool(DEFAULT_SET, "etcdctl")?, etcd.endpoint());
+    let theirs = dir.path().join("theirs");
+    let peer = words(&["--endpoints".as_ref(), endpoint.as_ref(), "snapshot".as_ref(), "save".as_ref(), theirs.as_ref()]);
+    let (mut ours, mut others, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+    for pair in 0..pairs {
+        let place = dir.path().join(format!("ours-{pair}"));
+        let snapshots = place.join("snapshots");
+        std::fs::create_dir_all(&snapshots)?;
+        let save = words(&[endpoint.as_ref(), snapshots.as_ref(), "node".as_ref(), "raw".as_ref()]);
+        ours.extend(during(address, run(&our_save, &save)).await?);
+        std::fs::remove_dir_all(&place)?;
+        others.extend(during(address, run(&etcdctl, &peer)).await?);
+        std::fs::remove_file(&theirs)?;
+        let resting = async {
+            tokio::time::sleep(REST).await;
+            Ok(())
+        };
+        rest.extend(during(address, resting).await?);
+    }
+    let (ours, others, rest) = (Spread::new(ours), Spread::new(others), Spread::new(rest));
+    section.row(format!("a put to the member of {size} MiB, during our save"), ours.tail());
+    section.row("– during `etcdctl snapshot save`", others.tail());
+    section.row("– at rest", rest.tail());
+    section.row("– our p99 in theirs", times(ours.at(99), others.at(99)));
+    Ok(())
+}
+
 /// Ours and theirs, in turn the first.
 async fn both(all: &mut [Vec<Ran>; 4], at: usize, ours: (&Path, &[OsString]), theirs: (&Path, &[OsString]), pair: u32) -> Result<()> {
-    let order = if pair % 2 == 0 { [(at, ours), (at + 1, theirs)] } else { [(at + 1, theirs), (at, ours)] };
+    let order = if pair.is_multiple_of(2) { [(at, ours), (at + 1, theirs)] } else { [(at + 1, theirs), (at, ours)] };
     for (at, (program, args)) in order {
         all[at].push(run(program, args).await?);
     }
@@ -119,7 +154,8 @@ async fn fill(etcd: &Etcd, mebibytes: usize) -> Result<()> {
 /// Keys and values are given in base64.
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-async fn post(address: SocketAddr, path: &str, body: &Value) -> Result<()> {
+/// A request to the member's JSON gateway.
+pub async fn post(address: SocketAddr, path: &str, body: &Value) -> Result<()> {
     let body = body.to_string();
     let mut request = String::new();
     write!(request, "POST /v3/{path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
