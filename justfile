@@ -15,9 +15,10 @@ test *args:
 check:
     .ci/run
 
-# Measure the pure decision.
-bench:
-    cargo bench --locked --bench '*'
+# Measure: the pure decision, then everything on real servers; `just bench --quick` in a minute, `--write` into docs/performance.md.
+bench *args:
+    cargo bench --locked --workspace --bench '*'
+    e2e/bench {{ args }}
 
 # Build the image of the release with buildah, and say how large it is.
 image:

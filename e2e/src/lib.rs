@@ -13,11 +13,14 @@
 //! | requests counted, delayed, dropped, answered wrongly | [`proxy::FaultProxy`] |
 //! | a Prometheus that scrapes operators, and the chart's alerts and dashboards | [`prometheus::Prometheus`], [`monitoring`] |
 //! | to wait | [`wait::until`] |
+//!
+//! [`bench`] measures with the same servers what the tests only count.
 
 // Where a name says it all, a sentence would only repeat it; and a builder that a test forgets to use fails that test.
 #![allow(missing_docs, clippy::return_self_not_must_use)]
 
 pub mod apiserver;
+pub mod bench;
 pub mod certs;
 pub mod etcd;
 pub mod hand;
