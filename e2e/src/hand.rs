@@ -15,6 +15,8 @@ use crate::{tools, wait};
 
 /// What to type. The environment is empty but for `PATH` and what is given; so no API server is named until a test names one.
 pub struct Hand {
+    /// The name that it is called by, where that is not its own.
+    name: Option<&'static str>,
     args: Vec<OsString>,
     env: Vec<(String, OsString)>,
     home: TempDir,
@@ -30,7 +32,12 @@ pub struct Ended {
 
 impl Hand {
     pub fn new(verb: &str) -> Result<Self> {
-        Ok(Self { args: vec![verb.into()], env: Vec::new(), home: scratch()? })
+        Ok(Self { name: None, args: vec![verb.into()], env: Vec::new(), home: scratch()? })
+    }
+
+    /// As kubectl calls it: `kubectl etcd-snapshot`.
+    pub fn plugin(verb: &str) -> Result<Self> {
+        Ok(Self { name: Some("kubectl-etcd_snapshot"), ..Self::new(verb)? })
     }
 
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
@@ -76,6 +83,9 @@ impl Hand {
 
     fn command(&self) -> Result<Command> {
         let mut command = Command::new(tools::operator()?);
+        if let Some(name) = self.name {
+            command.arg0(name);
+        }
         command.args(&self.args).env_clear().env("HOME", self.home.path()).env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.envs(self.env.iter().map(|(name, value)| (name, value))).current_dir(self.home.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);

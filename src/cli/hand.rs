@@ -89,6 +89,15 @@ impl Hand {
 /// Does what a verb does, with the settings in force. `verb` is told to stop by a signal, and then has a moment to end; a second signal
 /// ends it at once.
 pub fn by_hand(hand: &Hand, verb: impl AsyncFnOnce(HandSettings, CancellationToken) -> Result<u8, Trouble>) -> u8 {
+    with_signals(hand, true, verb)
+}
+
+/// The same for a verb that is not stopped when its terminal goes: the connection to it may be lost, and what has begun is still wanted.
+pub fn by_hand_to_the_end(hand: &Hand, verb: impl AsyncFnOnce(HandSettings, CancellationToken) -> Result<u8, Trouble>) -> u8 {
+    with_signals(hand, false, verb)
+}
+
+fn with_signals(hand: &Hand, hangs_up: bool, verb: impl AsyncFnOnce(HandSettings, CancellationToken) -> Result<u8, Trouble>) -> u8 {
     let (settings, warnings) = match load_by_hand(&hand.settings.0) {
         Ok(loaded) => loaded,
         Err(error) => return ended(Err(error.into())),
@@ -103,7 +112,7 @@ pub fn by_hand(hand: &Hand, verb: impl AsyncFnOnce(HandSettings, CancellationTok
         Ok(runtime) => runtime,
         Err(error) => return ended(Err(Trouble::failed("the runtime cannot be started").because_of(&error))),
     };
-    let code = runtime.block_on(until_signalled(|stop| verb(settings, stop)));
+    let code = runtime.block_on(until_signalled(hangs_up, |stop| verb(settings, stop)));
     // A reader in a blocking call of a dead disk is not waited for.
     runtime.shutdown_background();
     code
@@ -117,9 +126,9 @@ pub async fn unless_stopped<T>(stop: &CancellationToken, asked: impl Future<Outp
     }
 }
 
-async fn until_signalled(verb: impl AsyncFnOnce(CancellationToken) -> Result<u8, Trouble>) -> u8 {
+async fn until_signalled(hangs_up: bool, verb: impl AsyncFnOnce(CancellationToken) -> Result<u8, Trouble>) -> u8 {
     let mut signals = match listen() {
-        Ok(signals) => signals,
+        Ok(signals) => Signals { hangs_up, ..signals },
         Err(error) => return ended(Err(Trouble::failed("signals cannot be listened to").because_of(&error))),
     };
     let stop = CancellationToken::new();
@@ -149,23 +158,27 @@ pub fn ended(done: Result<u8, Trouble>) -> u8 {
 }
 
 /// The signals that end a verb.
-pub struct Signals([(u8, tokio::signal::unix::Signal); 3]);
+pub struct Signals {
+    kinds: [(u8, tokio::signal::unix::Signal); 3],
+    /// Whether a hangup is one of them.
+    hangs_up: bool,
+}
 
 /// From now on a signal does not end the process by itself.
 pub fn listen() -> io::Result<Signals> {
     let kinds = [(2, SignalKind::interrupt()), (15, SignalKind::terminate()), (1, SignalKind::hangup())];
     let [interrupt, terminate, hangup] = kinds.map(|(number, kind)| signal(kind).map(|signal| (number, signal)));
-    Ok(Signals([interrupt?, terminate?, hangup?]))
+    Ok(Signals { kinds: [interrupt?, terminate?, hangup?], hangs_up: true })
 }
 
 impl Signals {
     /// The number of the next one.
     pub async fn next(&mut self) -> u8 {
-        let [(interrupt, a), (terminate, b), (hangup, c)] = &mut self.0;
+        let [(interrupt, a), (terminate, b), (hangup, c)] = &mut self.kinds;
         tokio::select! {
             _ = a.recv() => *interrupt,
             _ = b.recv() => *terminate,
-            _ = c.recv() => *hangup,
+            _ = c.recv(), if self.hangs_up => *hangup,
         }
     }
 }

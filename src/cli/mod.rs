@@ -86,7 +86,19 @@ fn command() -> Command {
     Arguments::command()
         .mut_subcommand("ls", |ls| ls.mut_args(|arg| shown_for(arg, &["etcd", "Retention"])))
         .mut_subcommand("get", |get| get.mut_args(|arg| shown_for(arg, &["etcd", "Retention"])))
+        .mut_subcommands(as_in_k3s)
         .mut_subcommands(with_exit_codes)
+}
+
+/// The flag of K3s's base name, where it has no effect.
+const WITHOUT_EFFECT: &str = "name-without-effect";
+
+/// Of a flag that is repeated the last one counts, and all verbs by hand take `--name`.
+fn as_in_k3s(verb: Command) -> Command {
+    let name = Arg::new(WITHOUT_EFFECT).long("name").value_name("NAME").hide(true).help("Accepted for K3s's sake.");
+    let takes_it = matches!(verb.get_name(), "ls" | "get" | "delete" | "upload");
+    let verb = if takes_it { verb.arg(name) } else { verb };
+    verb.args_override_self(true)
 }
 
 fn with_exit_codes(verb: Command) -> Command {
@@ -118,6 +130,9 @@ pub fn main() -> ExitCode {
     let given = command.clone().get_matches();
     if let Some(code) = is_plugin.then(|| kubectl::in_pod(&command, &given)).flatten() {
         return code.into();
+    }
+    if given.subcommand().is_some_and(|(_, given)| given.try_contains_id(WITHOUT_EFFECT).unwrap_or_default()) {
+        terminal::note("--name does nothing here: it is the base name of what save saves and prune prunes");
     }
     let arguments = Arguments::from_arg_matches(&given).unwrap_or_else(|error| error.exit());
     match arguments.verb {
@@ -152,6 +167,22 @@ mod tests {
         assert!(!is_plugin(Some("/etcd-snapshot-operator".into())) && !is_plugin(None));
         let help = plugin().render_help().to_string();
         assert!(help.contains("Usage: kubectl etcd-snapshot <COMMAND>") && !help.contains("Run the agent"), "{help}");
+    }
+
+    #[test]
+    fn all_verbs_by_hand_take_what_k3s_takes_and_the_last_of_a_flag_counts() {
+        for line in ["save", "ls", "get --latest", "delete x", "prune", "upload --missing"] {
+            let given =
+                "--name a --name b --snapshot-compress --snapshot-compress=false --s3-bucket=c --s3-bucket=d --s3-timeout=1s -d /x -c /y";
+            let words = ["etcd-snapshot-operator"].into_iter().chain(line.split(' ')).chain(given.split(' '));
+            let given = command().try_get_matches_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
+            let flags = HandFlags::from_arg_matches(given.subcommand().unwrap().1).unwrap().0;
+            assert_eq!((flags.get("etcd-s3-bucket"), flags.get("etcd-snapshot-compress")), (Some("d"), Some("false")), "{line}");
+        }
+        let given = command().get_matches_from(["etcd-snapshot-operator", "delete", "a", "b", "-v", "-v"]);
+        let Ok(Arguments { verb: Verb::Delete(delete) }) = Arguments::from_arg_matches(&given) else { panic!("{given:?}") };
+        let text = format!("{delete:?}");
+        assert!(text.contains(r#"names: ["a", "b"]"#) && text.contains("verbose: 2"), "{text}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::hand::{Hand, by_hand};
+use super::hand::{Hand, by_hand_to_the_end};
 use super::terminal::{self, note, print};
 use super::trouble::Trouble;
 use super::{DONE, FAILED, PARTLY, around, sending, start};
@@ -40,7 +40,7 @@ pub struct Save {
 /// Saves it.
 pub fn save(arguments: &Save) -> u8 {
     let Save { name, hand } = arguments;
-    by_hand(hand, async |settings, stop| {
+    by_hand_to_the_end(hand, async |settings, stop| {
         let base = start::base(name)?;
         let settings = settings.run(around::node(&settings)?, &base)?;
         let (compress, with_bucket) = (settings.compress, settings.s3.is_on());
@@ -48,7 +48,8 @@ pub fn save(arguments: &Save) -> u8 {
         let saved = Box::pin(hand.save(&base, compress, progress())).await.map_err(|error| trouble(&error));
         terminal::progress_ended();
         let saved = saved?;
-        print(&result(&saved))?;
+        // Who can be told no more, as when the terminal is gone, still wants it in the bucket.
+        let told = print(&result(&saved));
         if let Compressed::Failed(failure) = &saved.compressed {
             note(format!("it is not compressed: {failure}"));
         }
@@ -57,7 +58,7 @@ pub fn save(arguments: &Save) -> u8 {
         }
         let code = if with_bucket && saved.is_good() { Box::pin(up(&mut hand, &saved, &stop)).await } else { DONE };
         hand.end().await;
-        Ok(code)
+        told.map(|()| code)
     })
 }
 

@@ -54,8 +54,8 @@ pub async fn send(hand: &mut ByHand, stop: &CancellationToken) -> Result<Sent, T
                 continue;
             }
             Some(Upload::Failed { why, .. }) => why,
-            Some(Upload::Begun { .. }) => "it was begun, and is gone on with the next time".into(),
-            None => "it changed since it was looked at; look again".into(),
+            Some(Upload::Begun { .. }) => "another process is sending it, or it was begun and is gone on with the next time".into(),
+            None => "another process is sending it, or it changed since it was looked at; look again".into(),
         };
         failed += 1;
         complain(&Trouble::failed(format!("{name} is not uploaded")).because(why));

@@ -47,6 +47,8 @@ enum Ended {
     Stale,
     /// We are stopping.
     Stopped,
+    /// Another process is sending it: an agent, or a person's hand.
+    Elsewhere,
 }
 
 impl Uploader {
@@ -111,6 +113,9 @@ impl Inner {
             Err(NotRead::Stale) => return Ok(Ended::Stale),
             Err(NotRead::Failed(failure)) => return Err(failure),
         };
+        if !opened.claim() {
+            return Ok(Ended::Elsewhere);
+        }
         let Some(going) = self.outgoing(file, opened, &connected.cluster, begun) else { return Ok(Ended::Stale) };
         let storage = connected.bucket.storage().id();
         let note = |id| {
@@ -157,6 +162,10 @@ impl Inner {
             }
             Ok(Ended::Stale) => (metrics::Outcome::Stale, false),
             Ok(Ended::Stopped) => (metrics::Outcome::Abandoned, false),
+            Ok(Ended::Elsewhere) => {
+                tracing::info!(snapshot = %file.name, "another process is sending the snapshot; what became of it the next beat shows");
+                (metrics::Outcome::Waiting, false)
+            }
             Err(failure) => {
                 self.failed(connected, file, failure).await;
                 (metrics::Outcome::Failed, true)
@@ -169,9 +178,10 @@ impl Inner {
         shared.metrics.stepped(metrics::Action::Upload, outcome);
         // Who asks by hand keeps no records, and so would find the file lacking again.
         let once = outcome == metrics::Outcome::Done && shared.policy().asked != Asked::Nothing;
-        let refused = self.slots().give_back(&file.name, (failed || once).then(|| file.version.clone()));
+        let waits = failed || once || matches!(ended, Ok(Ended::Elsewhere));
+        let refused = self.slots().give_back(&file.name, waits.then(|| file.version.clone()));
         // A failure changes the state, too, and the record that shows it.
-        if refused || !matches!(ended, Ok(Ended::Stopped)) {
+        if refused || !matches!(ended, Ok(Ended::Stopped | Ended::Elsewhere)) {
             shared.wakes.directory.wake();
         }
         self.ended.notify_waiters();

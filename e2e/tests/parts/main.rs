@@ -9,6 +9,7 @@ mod boltdb;
 mod bucket;
 mod bucket_faults;
 mod cli_get;
+mod cli_kubectl;
 mod cli_ls;
 mod common;
 mod counts;

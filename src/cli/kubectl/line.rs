@@ -6,13 +6,15 @@
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Command};
 
+use crate::cli::WITHOUT_EFFECT;
 use crate::cli::trouble::Trouble;
 use crate::config::HandFlags;
 use crate::kubernetes::OPERATOR;
 use crate::kubernetes::pods::Agent;
 
 /// What says which pod, and what has no effect anywhere; the token is a secret besides.
-const NOT_FORWARDED: [&str; 7] = ["namespace", "instance", "node-name", "etcd_token", "etcd_server", "log", "alsologtostderr"];
+const NOT_FORWARDED: [&str; 8] =
+    ["namespace", "instance", "node-name", "etcd_token", "etcd_server", "log", "alsologtostderr", WITHOUT_EFFECT];
 
 /// The command line for the pod: `verb` with all that was given and is meant there.
 pub fn forwarded(verb: &Command, given: &ArgMatches) -> Result<Vec<String>, Trouble> {
@@ -26,7 +28,8 @@ pub fn forwarded(verb: &Command, given: &ArgMatches) -> Result<Vec<String>, Trou
             names.extend(texts(given, id));
             continue;
         };
-        if HandFlags::is_secret(id) {
+        // A proxy may want a password.
+        if HandFlags::is_secret(id) || (id == "etcd-s3-proxy" && texts(given, id).iter().any(|url| url.contains('@'))) {
             let sentence = format!("--{long} is not sent into a pod: what is run there stands in the audit log of the API server");
             return Err(Trouble::usage(sentence).because("the agent there has its own keys; leave it out"));
         }
@@ -103,7 +106,7 @@ mod tests {
     #[test]
     fn no_secret_goes_into_the_pod() {
         assert_eq!(joined(&["save", "--etcd-token", "hush", "--etcd-server=hush"]), "etcd-snapshot-operator save");
-        for flag in ["--s3-secret-key=hush", "--etcd-s3-access-key=hush", "--s3-session-token=hush"] {
+        for flag in ["--s3-secret-key=hush", "--etcd-s3-access-key=hush", "--s3-session-token=hush", "--s3-proxy=http://me:hush@proxy"] {
             let refused = line(&["save", flag]).unwrap_err();
             assert!(refused.contains("is not sent into a pod") && !refused.contains("hush"), "{refused}");
         }

@@ -4,7 +4,7 @@
 //! that the file changed under the reading; only what is read to its end and asked for again is proven.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 
 use rustix::fs::{Mode, OFlags, fstat, openat};
 
@@ -31,6 +31,16 @@ pub struct Opened {
     pub file: File,
     /// The extra metadata of its sidecar as it is now, without our keys; empty where there is none or it says nothing.
     pub extra: BTreeMap<String, String>,
+}
+
+impl Opened {
+    /// Has the file for itself while it is open: an agent and a person's hand must not send it at the same time. False when another one has it.
+    ///
+    /// The lock is on the snapshot, so that nothing is left over, and it ends with the process. Where the file system has no locks there is
+    /// one process a node, as far as we can know.
+    pub fn claim(&self) -> bool {
+        !matches!(self.file.try_lock(), Err(TryLockError::WouldBlock))
+    }
 }
 
 impl Inner {

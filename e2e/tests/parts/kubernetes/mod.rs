@@ -141,7 +141,7 @@ async fn edit(kubernetes: &Kubernetes, name: &str, change: serde_json::Value) ->
 }
 
 /// A user who may do this and nothing else, and their kubeconfig in `dir`: rules as RBAC has them.
-async fn user_who_may(api: &e2e::apiserver::ApiAccess, dir: &Path, rules: serde_json::Value) -> Result<std::path::PathBuf> {
+pub async fn user_who_may(api: &e2e::apiserver::ApiAccess, dir: &Path, rules: serde_json::Value) -> Result<std::path::PathBuf> {
     use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
     use kube::api::{Api, PostParams};
 

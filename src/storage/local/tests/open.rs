@@ -51,3 +51,20 @@ async fn what_is_not_what_was_judged_is_not_read() {
     fs::create_dir(place.path()).unwrap();
     assert!(matches!(directory.read(&seen).await, Err(NotRead::Failed(failure)) if failure.category == "replaced"));
 }
+
+#[tokio::test]
+async fn of_two_that_would_send_a_file_one_has_it() {
+    let place = Place::new();
+    let (one, other) = (place.open(), place.open());
+    list(&one);
+    list(&other);
+    place.put("a-1", &snapshot(3));
+    let seen = file(&one, "a-1");
+    let (first, second) = (one.read(&seen).await.unwrap(), other.read(&file(&other, "a-1")).await.unwrap());
+    assert!(first.claim() && !second.claim());
+    assert!(first.claim(), "it stays its own");
+    drop(first);
+    assert!(second.claim());
+    place.put("a-1", &snapshot(4));
+    assert!(one.read(&file(&one, "a-1")).await.unwrap().claim(), "another content is another file");
+}
