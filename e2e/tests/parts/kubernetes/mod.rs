@@ -14,6 +14,7 @@ use e2e::kubernetes::Kubernetes;
 use e2e::site::unique;
 use e2e::wait;
 use etcd_snapshot_operator::kubernetes::Cache;
+use etcd_snapshot_operator::kubernetes::cache::LookAgain;
 use etcd_snapshot_operator::kubernetes::client::{Source, client};
 use etcd_snapshot_operator::record::{Place, Record, Shape, Wanted, wanted::wanted};
 use etcd_snapshot_operator::snapshot::{
