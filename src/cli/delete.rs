@@ -61,6 +61,9 @@ pub fn delete(arguments: &Delete) -> u8 {
             hand.believe(cluster);
         }
         let (code, planned) = Box::pin(remove(&mut hand, *how, &stop)).await?;
+        if code != super::DONE && hand.shared().settings.s3.is_on() && hand.shared().surroundings().cluster_of_records().is_none() {
+            note("where no API server says it, --cluster-id says whose objects may go");
+        }
         hand.end().await;
         if !planned {
             // K3s's own words.

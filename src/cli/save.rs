@@ -44,7 +44,7 @@ pub fn save(arguments: &Save) -> u8 {
         let base = start::base(name)?;
         let settings = settings.run(around::node(&settings)?, &base)?;
         let (compress, with_bucket) = (settings.compress, settings.s3.is_on());
-        let mut hand = start::start(settings, Asked::Upload { only: BTreeSet::new() }, &stop).await?;
+        let mut hand = start::start(settings, Asked::Nothing, &stop).await?;
         let saved = Box::pin(hand.save(&base, compress, progress())).await.map_err(|error| trouble(&error));
         terminal::progress_ended();
         let saved = saved?;
@@ -64,8 +64,7 @@ pub fn save(arguments: &Save) -> u8 {
 
 /// A snapshot that is saved stays saved, whatever becomes of its upload.
 async fn up(hand: &mut crate::controller::by_hand::ByHand, saved: &Saved, stop: &tokio_util::sync::CancellationToken) -> u8 {
-    hand.ask(Asked::Upload { only: BTreeSet::from([saved.file.clone()]) });
-    match sending::send(hand, stop).await {
+    match sending::send(hand, &BTreeSet::from([saved.file.clone()]), stop).await {
         Ok(sent) if sent.planned.contains(&saved.file) => {
             if sent.code == DONE {
                 DONE

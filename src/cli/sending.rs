@@ -8,7 +8,8 @@ use super::terminal::{complain, print};
 use super::trouble::Trouble;
 use super::{DONE, FAILED, PARTLY};
 use crate::controller::by_hand::ByHand;
-use crate::decide::{Action, Veto};
+use crate::controller::outcome::Outcome;
+use crate::decide::{Action, Asked, Veto};
 use crate::snapshot::{FileName, Upload};
 
 /// What went up.
@@ -19,23 +20,27 @@ pub struct Sent {
     pub code: u8,
 }
 
-/// Sends what is asked for, and waits for it.
-pub async fn send(hand: &mut ByHand, stop: &CancellationToken) -> Result<Sent, Trouble> {
+/// Sends these, or all that the bucket lacks, and waits for it. Each is tried once.
+pub async fn send(hand: &mut ByHand, only: &BTreeSet<FileName>, stop: &CancellationToken) -> Result<Sent, Trouble> {
     if !hand.find_bucket().await? {
         return Err(Trouble::usage("there is no bucket: S3 is turned off"));
     }
-    let mut planned = BTreeSet::new();
+    let (mut planned, mut tried) = (BTreeSet::new(), BTreeSet::new());
     loop {
+        hand.ask(Asked::Upload { only: only.clone(), tried: tried.clone() });
         let passed = hand.directory().await;
         if let Some(failure) = passed.incomplete {
             return Err(Trouble::from(failure));
         }
-        for step in passed.plan.steps() {
+        for (step, outcome) in passed.plan.steps().iter().zip(&passed.outcomes) {
             let Action::Upload(file, _) = &step.action else { continue };
             if step.veto == Some(Veto::K3sAtWork) {
                 return Err(Trouble::refused("nothing goes up: K3s is at work on the bucket, and manages its own snapshots"));
             }
             planned.insert(file.name.clone());
+            if *outcome == Outcome::Started {
+                tried.insert(file.name.clone());
+            }
         }
         if stop.is_cancelled() {
             return Err(Trouble::failed("interrupted: what was begun is gone on with the next time"));

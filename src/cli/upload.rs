@@ -45,8 +45,8 @@ pub fn upload(arguments: Upload) -> u8 {
     };
     by_hand(&hand.with_bucket(), async |settings, stop| {
         let settings = settings.run(around::node(&settings)?, &BaseName::default())?;
-        let mut hand = start::start(settings, Asked::Upload { only: only.clone() }, &stop).await?;
-        let sent = Box::pin(sending::send(&mut hand, &stop)).await?;
+        let mut hand = start::start(settings, Asked::Nothing, &stop).await?;
+        let sent = Box::pin(sending::send(&mut hand, &only, &stop)).await?;
         hand.end().await;
         for name in only.iter().filter(|name| !sent.planned.contains(*name)) {
             note(format!("{name} does not go up: it is not here, not good, there already, or more than retention keeps; see ls"));

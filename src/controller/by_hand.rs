@@ -91,8 +91,13 @@ impl ByHand {
         self.bucket.connected().await.map(|connected| connected.is_some())
     }
 
-    /// One pass over the directory.
+    /// One pass over the directory. What was written a moment ago has that moment to be at rest: there is no watch that would say so,
+    /// and no next pass.
     pub async fn directory(&mut self) -> Passed {
+        self.hands.directory.list(&Memory::new()).await;
+        if let Some(rest) = self.hands.directory.next_rest() {
+            tokio::time::sleep(rest).await;
+        }
         DirectoryLoop::new(self.shared.clone(), self.hands.clone()).passed().await
     }
 

@@ -9,7 +9,7 @@ use super::outcome::Outcome;
 use super::shared::Shared;
 use super::verify;
 use super::voice::Turn;
-use crate::decide::{Action, Checked, Mode, Observed, Policy, Step};
+use crate::decide::{Action, Checked, Mode, Observed, Policy, Reason, Step};
 use crate::health::Part;
 use crate::kubernetes::events::{Event, Kind, Regarding, reason};
 use crate::metrics::{self, Census};
@@ -50,7 +50,8 @@ pub fn report(told: &Told<'_>, shared: &Shared) -> bool {
         shared.metrics.stepped((&step.action).into(), outcome.into());
         if let Outcome::Vetoed(veto) = outcome {
             shared.metrics.vetoed(*veto);
-            if veto.is_a_mistake() {
+            // What a person asks for may well be none of ours.
+            if veto.is_a_mistake() && step.reason != Reason::Asked {
                 tracing::error!(
                     subject = step.action.subject(),
                     reason = step.reason.word(),

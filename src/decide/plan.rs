@@ -144,6 +144,8 @@ pub enum Asked {
     Upload {
         /// Only these; none is all.
         only: BTreeSet<FileName>,
+        /// But not what this run has brought there already: no record may have told of it yet.
+        tried: BTreeSet<FileName>,
     },
 }
 
@@ -160,7 +162,7 @@ impl Asked {
 
     /// Whether a file goes up that was uploaded once.
     pub fn uploads_again(&self, name: &FileName) -> bool {
-        matches!(self, Self::Upload { only } if only.is_empty() || only.contains(name))
+        matches!(self, Self::Upload { only, tried } if !tried.contains(name) && (only.is_empty() || only.contains(name)))
     }
 }
 

@@ -14,13 +14,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::plan::{Action, Keep, Observed, Policy, Reason, Step};
+use super::plan::{Action, Asked, Keep, Observed, Policy, Reason, Step};
 use crate::snapshot::owner::{owners, owners_adopting, tells_of_another_history};
 use crate::snapshot::{BaseName, FileName, Identity, Inventory, Listing, Member, NodeName, Owner, SnapshotFile, Storage, Verdict};
 
 /// A name further in the future than this is doubtful: it is kept, and never the newest.
 const DOUBTFUL: SignedDuration = SignedDuration::from_mins(5);
-/// What changed less than this ago was saved or uploaded just now, and stays whatever its name says.
+/// What changed less than this ago was saved or uploaded just now, and stays whatever its name says; unless a person prunes, who has looked.
 const JUST_NOW: SignedDuration = SignedDuration::from_mins(5);
 /// When there are three damaged ones, the oldest goes.
 const DAMAGED_TO_LOOK_AT: usize = 2;
@@ -36,7 +36,8 @@ pub fn retention(seen: &Observed, policy: &Policy, now: Timestamp) -> Vec<Step> 
     let shelf =
         Shelf { storage: &seen.storage, us: &seen.us, listing: all.listing(), owners: &seen.owners, living: seen.around.living.as_ref() };
     let mut going = shelf.going(&policy.keep, policy.asked.takes_over(), now);
-    going.retain(|(file, _)| now.duration_since(file.modified) >= JUST_NOW && !seen.around.busy.contains(&file.name));
+    let by_hand = matches!(policy.asked, Asked::Prune { .. });
+    going.retain(|(file, _)| (by_hand || now.duration_since(file.modified) >= JUST_NOW) && !seen.around.busy.contains(&file.name));
     going.into_iter().map(|(file, reason)| prune(seen, file, reason)).collect()
 }
 

@@ -133,7 +133,7 @@ fn what_a_person_asks_for_is_done_and_nothing_else() {
     assert_eq!(words(&world), BTreeSet::from(["prune", "verify", "write"]));
     world.policy.asked = Asked::Prune { take_over: false };
     assert_eq!(words(&world), BTreeSet::from(["prune"]));
-    world.policy.asked = Asked::Upload { only: BTreeSet::new() };
+    world.policy.asked = Asked::Upload { only: BTreeSet::new(), tried: BTreeSet::new() };
     assert!(words(&world).is_empty(), "there is no bucket");
 }
 

@@ -146,7 +146,7 @@ fn a_file_goes_up_once_goes_on_where_it_was_begun_and_is_tried_again_at_the_next
         (Some(Upload::Begun { id: id("u") }), Asked::Nothing, Some(Some(id("u")))),
         (Some(Upload::Done), Asked::Nothing, None),
         (Some(Upload::Done), Asked::Prune { take_over: false }, None),
-        (Some(Upload::Done), Asked::Upload { only: BTreeSet::new() }, Some(None)),
+        (Some(Upload::Done), Asked::Upload { only: BTreeSet::new(), tried: BTreeSet::new() }, Some(None)),
         // The beat began a minute ago.
         (Some(failed(-61)), Asked::Nothing, Some(None)),
         (Some(failed(-60)), Asked::Nothing, None),
@@ -185,7 +185,7 @@ fn what_was_uploaded_and_is_gone_keeps_its_place_so_that_no_older_one_goes_up_fo
         world.became(&file.name, Upload::Done);
     }
     assert!(world.plan().is_empty());
-    world.policy.asked = Asked::Upload { only: BTreeSet::new() };
+    world.policy.asked = Asked::Upload { only: BTreeSet::new(), tried: BTreeSet::new() };
     assert_eq!(world.plan(), [up(1), up(2)]);
 }
 

@@ -303,6 +303,8 @@ impl Turn {
         let directory = &self.entered.directory;
         let stamp = Stamp::of(&fstat(&temporary.file)?);
         atomic::rename_new(directory.as_fd(), &temporary.name, name.as_str())?;
+        // Nobody writes it any more; without a watch, as by hand, no one else would say so.
+        self.inner.rest().closed(name.clone());
         if let Some(stamp) = stamp {
             // At once: whoever lists it now need not read it again.
             let content = stamp.version(None).of_content().to_owned();

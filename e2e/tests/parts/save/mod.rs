@@ -141,7 +141,7 @@ fn address(etcd: &Etcd) -> Result<SocketAddr> {
 }
 
 /// Some MiB of values that do not compress: base64 digits, each of six random bits.
-async fn fill(etcd: &Etcd, mebibytes: usize) -> Result<()> {
+pub async fn fill(etcd: &Etcd, mebibytes: usize) -> Result<()> {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let value: String = (0..1_400_000)

@@ -1,0 +1,188 @@
+//! `save` by hand: alone, beside an agent, and on bad days.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::hand::Hand;
+use e2e::process::Signal;
+use e2e::proxy::{Fault, On};
+use e2e::wait;
+
+use crate::common::{all_ready, file, ready};
+use crate::schedule::{Saver, is_whole, names_in, sidecar, temporaries};
+
+/// `save` from this member into this directory, without a bucket and without an API server.
+pub fn save(saver: &Saver) -> Result<Hand> {
+    Ok(Hand::new("save")?.on(&saver.site).flag("--etcd-endpoint", saver.etcd.endpoint()))
+}
+
+/// The snapshot that a run says it has saved.
+pub fn saved(out: &str) -> Result<String> {
+    let line = out.lines().next().unwrap_or_default();
+    let name = line.strip_prefix("Snapshot ").and_then(|line| line.strip_suffix(" saved."));
+    Ok(name.with_context(|| format!("nothing is saved: {out}"))?.to_owned())
+}
+
+#[tokio::test]
+async fn a_snapshot_by_hand_beside_an_agent_goes_up_once_and_both_have_records() -> Result<()> {
+    let saver = Saver::new().await?;
+    let site = &saver.site;
+    let s3 = site.s3.proxied()?;
+    let through = format!("http://{}", s3.endpoint());
+    let setup = saver.operator().switch("--etcd-disable-snapshots").flag("--etcd-s3-proxy", &through);
+    let mut operator = setup.start().await?;
+    operator.ready().await?;
+    let hand = save(&saver)?.with_bucket(site).with_kubernetes(site).flag("--s3-proxy", &through).flag("--name", "ALIVEBEEF");
+    let ended = hand.run().await?.with(0)?;
+    let name = saved(&ended.out)?;
+    ensure!(name.starts_with(&format!("ALIVEBEEF-{}-", site.node)), "{name}");
+    ensure!(ended.out.contains(&format!("Snapshot {name} uploaded.")), "{}", ended.out);
+    let path = site.snapshots().join(&name);
+    is_whole(&path)?;
+    let size = std::fs::metadata(&path)?.len();
+    ensure!(ended.value("  size")?.starts_with(&size.to_string()) && ended.value("  keys")? == "1", "{}", ended.out);
+    ensure!(ended.value("  revision")? == saver.etcd.revision().await?.to_string(), "{}", ended.out);
+    ensure!(sidecar(site, &name)?.contains_key("etcd-snapshot-operator.dev/cluster-id"));
+    all_ready(&mut operator, site, &[name.clone()], &[name.clone()]).await?;
+    operator.beats(3).await?;
+    all_ready(&mut operator, site, &[name.clone()], &[name.clone()]).await?;
+    let puts = s3.requests().iter().filter(|seen| seen.method == "PUT" && seen.path.ends_with(&name)).count();
+    ensure!(puts == 2, "the snapshot and its sidecar, each once, and not {puts}: {:?}", s3.requests());
+    ensure!(crate::common::complaints(&operator, "").is_empty(), "{:?}", crate::common::complaints(&operator, ""));
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_an_api_server_a_snapshot_is_saved_and_goes_up_where_the_cluster_is_known() -> Result<()> {
+    let saver = Saver::new().await?;
+    let site = &saver.site;
+    let name = saved(&save(&saver)?.run().await?.with(0)?.out)?;
+    is_whole(&site.snapshots().join(&name))?;
+    ensure!(name.starts_with(&format!("on-demand-{}-", site.node)));
+    // Nobody knows whose objects they would be: it is saved all the same.
+    let partly = save(&saver)?.with_bucket(site).run().await?.with(3)?;
+    is_whole(&site.snapshots().join(saved(&partly.out)?))?;
+    ensure!(partly.err.contains("kube-system"), "{}", partly.err);
+    ensure!(site.bucket.keys().await?.is_empty());
+    // An agent has remembered it.
+    let mut operator = saver.operator().switch("--etcd-disable-snapshots").flag("--mode", "observe").start().await?;
+    operator.ready().await?;
+    operator.beats(2).await?;
+    operator.stop().await;
+    let name = saved(&save(&saver)?.with_bucket(site).arg("--snapshot-compress").run().await?.with(0)?.out)?;
+    ensure!(name.ends_with(".zip"), "{name}");
+    ensure!(site.bucket.keys().await? == [site.key(&format!(".metadata/{name}")), site.key(&name)], "{:?}", site.bucket.keys().await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_save_lacks_is_said_and_leaves_nothing() -> Result<()> {
+    let mut saver = Saver::new().await?;
+    save(&saver)?.flag("--name", "a/b").run().await?.with(2)?.says("--name")?;
+    save(&saver)?.flag("--etcd-endpoint", "nonsense://x").run().await?.with(2)?;
+    saver.etcd.kill();
+    let ended = save(&saver)?.run().await?.with(1)?.says("no snapshot is saved")?;
+    ensure!(ended.err.contains(&saver.etcd.endpoint()) && ended.out.is_empty(), "{}", ended.err);
+    ensure!(saver.files()?.is_empty() && temporaries(&saver.site)?.is_empty());
+    // The agent, when it comes, shows what failed.
+    let mut operator = saver.operator().switch("--etcd-disable-snapshots").start().await?;
+    operator
+        .until("a record of the failure", async |_| {
+            let records = saver.site.local_records().await?;
+            let failed = records.iter().find(|record| file(record).starts_with("on-demand-"));
+            ensure!(failed.context("none")?.data["status"]["error"]["message"].is_string());
+            Ok(())
+        })
+        .await?;
+    saver.etcd.launch().await?;
+    let name = saved(&save(&saver)?.run().await?.with(0)?.out)?;
+    operator
+        .until("a record of the snapshot", async |_| {
+            let records = saver.site.local_records().await?;
+            ensure!(records.iter().any(|record| file(record) == name && ready(record)), "none");
+            Ok(())
+        })
+        .await
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_away_leaves_the_snapshot_saved_and_the_agent_brings_it_there() -> Result<()> {
+    let saver = Saver::new().await?;
+    let site = &saver.site;
+    let s3 = site.s3.proxied()?;
+    s3.when(On::writes(), Fault::s3(403, "AccessDenied"));
+    let hand = save(&saver)?.with_kubernetes(site).with_bucket(site).flag("--s3-proxy", format!("http://{}", s3.endpoint()));
+    let ended = hand.run().await?.with(3)?.says("is not uploaded")?;
+    let refused = saved(&ended.out)?;
+    is_whole(&site.snapshots().join(&refused))?;
+    s3.cut();
+    let ended = hand.run().await?.with(3)?;
+    let unreached = saved(&ended.out)?;
+    is_whole(&site.snapshots().join(&unreached))?;
+    ensure!(site.bucket.keys().await?.is_empty(), "{:?}", site.bucket.keys().await?);
+    let mut operator = saver.operator().switch("--etcd-disable-snapshots").flag("--etcd-snapshot-name", "on-demand").start().await?;
+    let both = [refused, unreached];
+    all_ready(&mut operator, site, &both, &both).await
+}
+
+#[tokio::test]
+async fn of_two_at_once_one_is_refused_and_an_interrupted_one_leaves_nothing() -> Result<()> {
+    let mut saver = Saver::new().await?;
+    saver.etcd.pause()?;
+    let first = save(&saver)?.start()?;
+    let state = saver.site.snapshots().with_file_name(".metadata").join(".state");
+    wait::until("the first to have the directory", async || {
+        let here = std::fs::read_dir(&state)?.next().context("no state")??.path().join("save.lock");
+        ensure!(std::fs::metadata(here)?.len() > 0, "not yet");
+        Ok(())
+    })
+    .await?;
+    save(&saver)?.run().await?.with(4)?.says("no snapshot is saved")?;
+    saver.etcd.resume()?;
+    let name = saved(&first.ended().await?.with(0)?.out)?;
+    ensure!(saver.files()? == [name.clone()]);
+
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        saver.etcd.pause()?;
+        let running = save(&saver)?.start()?;
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        running.signal(signal)?;
+        running.ended().await?.with(code)?;
+        saver.etcd.resume()?;
+        ensure!(saver.files()? == [name.clone()] && temporaries(&saver.site)?.is_empty());
+    }
+    // Nobody reads the result: it is saved all the same.
+    save(&saver)?.run_unread().await?.with(0)?;
+    ensure!(saver.files()?.len() == 2);
+    Ok(())
+}
+
+/// A small file system of its own, gone with the test.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(at: PathBuf, size: &str) -> Result<Self> {
+        std::fs::create_dir_all(&at)?;
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(&at).status()?;
+        ensure!(mounted.success(), "cannot mount a tmpfs");
+        Ok(Self(at))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_is_said_with_what_would_help() -> Result<()> {
+    let saver = Saver::new().await?;
+    let small = Small::mount(saver.site.scratch().join("small"), "512k")?;
+    let dir = small.0.join("snapshots");
+    let hand = Hand::new("save")?.flag("--node-name", &saver.site.node).flag("--dir", &dir).flag("--etcd-endpoint", saver.etcd.endpoint());
+    hand.run().await?.with(1)?.says("etcd-snapshot-retention")?;
+    ensure!(names_in(&dir)?.is_empty(), "{:?}", names_in(&dir)?);
+    Ok(())
+}
