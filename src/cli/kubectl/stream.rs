@@ -45,8 +45,7 @@ pub async fn run(
     let mut process = exec(client, agent, line, false).await?;
     let (stdout, stderr) = (process.stdout(), process.stderr());
     let ended = wait(process);
-    let ((), (), ended) = tokio::join!(forward(stdout, out), forward(stderr, err), ended);
-    Ok(ended)
+    Ok(with_output(async { _ = tokio::join!(forward(stdout, out), forward(stderr, err)) }, ended).await)
 }
 
 /// Runs it with our terminal as its own, Ctrl-C included.
@@ -66,8 +65,21 @@ pub async fn run_on_terminal(
         AbortOnDropHandle::new(tokio::spawn(typed))
     });
     let ended = wait(process);
-    let ((), ended) = tokio::join!(forward(stdout, out), ended);
-    Ok(ended)
+    Ok(with_output(forward(stdout, out), ended).await)
+}
+
+/// Waits for the end, and for the output before it. The streams of a connection that is lost never end: what has come until then is all.
+async fn with_output(output: impl Future<Output = ()>, ended: impl Future<Output = Ended>) -> Ended {
+    tokio::pin!(output, ended);
+    tokio::select! {
+        () = &mut output => ended.await,
+        how = &mut ended => {
+            if !matches!(how, Ended::Lost(_)) {
+                output.await;
+            }
+            how
+        }
+    }
 }
 
 async fn wait(mut process: AttachedProcess) -> Ended {
@@ -149,6 +161,19 @@ mod tests {
         assert_eq!((of(code("4")), of(code("137"))), (Ended::Code(4), Ended::Code(137)));
         let not_run = json!({"status": "Failure", "reason": "InternalError", "message": "executable file not found"});
         assert_eq!(of(not_run), Ended::NotRun("executable file not found".into()));
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_the_output_of_a_connection_that_is_lost() {
+        let lost = || Ended::Lost("reset".into());
+        assert_eq!(with_output(std::future::pending(), async { lost() }).await, lost());
+        let mut seen = false;
+        let output = async {
+            tokio::task::yield_now().await;
+            seen = true;
+        };
+        assert_eq!(with_output(output, async { Ended::Code(0) }).await, Ended::Code(0));
+        assert!(seen, "what was said before the end is waited for");
     }
 
     #[tokio::test]
