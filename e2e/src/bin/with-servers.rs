@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
+    match Box::pin(run()).await {
         Ok(code) => code,
         Err(error) => {
             eprintln!("with-servers: {error:#}");

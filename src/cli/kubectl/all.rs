@@ -55,7 +55,7 @@ async fn one(verb: &Run<'_>, client: &kube::Client, agent: &Agent, bucket_seen: 
         line.push("--etcd-s3=false".into());
     }
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let ended = run(client, agent, &line, &mut out, &mut err).await.map_err(|error| verb.not_run(agent, &error))?;
+    let ended = Box::pin(run(client, agent, &line, &mut out, &mut err)).await.map_err(|error| verb.not_run(agent, &error))?;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     match ended {
         Ended::Code(code) => Ok((code, text(out), text(err))),

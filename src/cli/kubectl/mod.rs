@@ -112,7 +112,7 @@ impl<'a> Run<'a> {
         let source = Source::infer(|name| std::env::var_os(name)).map_err(no_client)?;
         let client = client(&source, self.wanted.namespace.as_deref()).await.map_err(no_client)?;
         let chosen = choose(self.find(&client).await?, &self.wanted)?;
-        let [agent] = chosen.as_slice() else { return all::ls(self, &client, &chosen).await };
+        let [agent] = chosen.as_slice() else { return Box::pin(all::ls(self, &client, &chosen)).await };
         if agent.state == State::NotReady {
             note(format!("the agent on the node {} is not ready; its /readyz says what it waits for", agent.node));
         }
@@ -124,9 +124,9 @@ impl<'a> Run<'a> {
         let closed = |error| Trouble::failed("standard output or standard error cannot be used").because_of(&error);
         let (mut out, mut err) = (stream::ours(io::stdout()).map_err(closed)?, stream::ours(io::stderr()).map_err(closed)?);
         let ended = if on_terminal {
-            stream::run_on_terminal(&client, agent, &self.line, &mut out).await
+            Box::pin(stream::run_on_terminal(&client, agent, &self.line, &mut out)).await
         } else {
-            stream::run(&client, agent, &self.line, &mut out, &mut err).await
+            Box::pin(stream::run(&client, agent, &self.line, &mut out, &mut err)).await
         };
         match ended.map_err(|error| self.not_run(agent, &error))? {
             Ended::Code(code) => Ok(code),

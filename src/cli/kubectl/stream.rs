@@ -45,7 +45,7 @@ pub async fn run(
     let mut process = exec(client, agent, line, false).await?;
     let (stdout, stderr) = (process.stdout(), process.stderr());
     let ended = wait(process);
-    Ok(with_output(async { _ = tokio::join!(forward(stdout, out), forward(stderr, err)) }, ended).await)
+    Ok(Box::pin(with_output(async { _ = tokio::join!(forward(stdout, out), forward(stderr, err)) }, ended)).await)
 }
 
 /// Runs it with our terminal as its own, Ctrl-C included.
@@ -65,7 +65,7 @@ pub async fn run_on_terminal(
         AbortOnDropHandle::new(tokio::spawn(typed))
     });
     let ended = wait(process);
-    Ok(with_output(forward(stdout, out), ended).await)
+    Ok(Box::pin(with_output(forward(stdout, out), ended)).await)
 }
 
 /// Waits for the end, and for the output before it. The streams of a connection that is lost never end: what has come until then is all.
@@ -179,7 +179,7 @@ mod tests {
     #[tokio::test]
     async fn what_nobody_takes_is_read_to_its_end_all_the_same() {
         let (mut here, there) = tokio::io::duplex(16);
-        let writing = tokio::spawn(async move { here.write_all(&[b'x'; 100_000]).await });
+        let writing = tokio::spawn(async move { here.write_all(&vec![b'x'; 100_000]).await });
         let (mut to, read) = tokio::io::duplex(16);
         drop(read);
         forward(Some(there), &mut to).await;
