@@ -35,11 +35,10 @@ fn sidecars(site: &Site) -> Result<Vec<String>> {
 async fn a_named_snapshot_goes_here_and_in_the_bucket_with_sidecars_and_records() -> Result<()> {
     let saver = Saver::new().await?;
     let site = &saver.site;
-    let mut operator = agent(&saver).await?;
-    operator.ready().await?;
     let goes = saved(&save(&saver)?.with_bucket(site).with_kubernetes(site).run().await?.with(0)?.out)?;
     let stays = saved(&save(&saver)?.with_bucket(site).with_kubernetes(site).run().await?.with(0)?.out)?;
     let both = [goes.clone(), stays.clone()];
+    let mut operator = agent(&saver).await?;
     all_ready(&mut operator, site, &both, &both).await?;
 
     let dry = with_all("delete", &saver)?.arg(&goes).arg("--dry-run").run().await?.with(0)?;
