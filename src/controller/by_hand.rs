@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +29,8 @@ use crate::storage::{Memory, Store as _};
 
 /// How long Events and the cache have to end.
 const LAST_THINGS: Duration = Duration::from_secs(5);
+/// A file that somebody has written has come to rest before this, unless it is written on.
+const REST: Duration = Duration::from_secs(3);
 
 /// One run by hand.
 pub struct ByHand {
@@ -95,8 +98,11 @@ impl ByHand {
     /// and no next pass.
     pub async fn directory(&mut self) -> Passed {
         self.hands.directory.list(&Memory::new()).await;
-        if let Some(rest) = self.hands.directory.next_rest() {
+        // What is written all the time is not waited for.
+        let end = Instant::now() + REST;
+        while let Some(rest) = self.hands.directory.next_rest().filter(|_| Instant::now() < end) {
             tokio::time::sleep(rest).await;
+            self.hands.directory.list(&Memory::new()).await;
         }
         DirectoryLoop::new(self.shared.clone(), self.hands.clone()).passed().await
     }
