@@ -15,11 +15,11 @@ use crate::common::{RECORDS, all_ready, counted, local_beats, ready, rises, vers
 use crate::leases::{held_by, leases};
 
 /// One agent of a bucket that it shares: its requests to the S3 server pass a proxy of its own.
-struct Agent {
-    site: Site,
-    s3: FaultProxy,
-    api: FaultProxy,
-    setup: OperatorSetup,
+pub struct Agent {
+    pub site: Site,
+    pub s3: FaultProxy,
+    pub api: FaultProxy,
+    pub setup: OperatorSetup,
 }
 
 impl Agent {
@@ -29,23 +29,30 @@ impl Agent {
         if let Some(shared) = bucket {
             site.bucket = shared.bucket.clone();
         }
+        Self::on(site)
+    }
+
+    /// On the node and with the bucket of this site.
+    pub fn on(site: Site) -> Result<Self> {
         let (s3, (api, kubeconfig)) = (site.s3.proxied()?, site.api.proxied(site.scratch())?);
         // Behind an HTTP proxy the endpoint, which is the storage's identity, is the same for all.
         let setup = site.operator_with_bucket().flag("--etcd-s3-proxy", format!("http://{}", s3.endpoint())).env("KUBECONFIG", kubeconfig);
+        // What is there is what tests put there.
+        let setup = setup.switch("--etcd-disable-snapshots");
         Ok(Self { site, s3, api, setup })
     }
 
-    fn lists(&self) -> usize {
+    pub fn lists(&self) -> usize {
         self.s3.count(&On::list_objects())
     }
 
-    fn forget(&self) {
+    pub fn forget(&self) {
         self.s3.forget();
         self.api.forget();
     }
 }
 
-async fn leads(operator: &mut Operator) -> Result<()> {
+pub async fn leads(operator: &mut Operator) -> Result<()> {
     rises(operator, "etcd_snapshot_leader", &[], 0.0).await
 }
 

@@ -24,6 +24,8 @@ mod invariants;
 mod kubernetes;
 mod leases;
 mod look;
+mod many_agents;
+mod orphans;
 mod probes;
 mod records;
 mod restore;

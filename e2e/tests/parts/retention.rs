@@ -18,16 +18,16 @@ use crate::invariants::{Left, as_found, hears, invariants, sha256, told};
 use crate::look::{bucket_becomes, expected, falls_ill, is_well, local_becomes, value, warnings};
 use crate::uploads::{Uploading, backlog, uploads};
 
-const HOUR: u64 = 3600;
+pub const HOUR: u64 = 3600;
 
 /// Seconds of the Unix clock, this many hours ago.
-fn hours_ago(hours: u64) -> Result<i64> {
+pub fn hours_ago(hours: u64) -> Result<i64> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     Ok(i64::try_from(now - hours * HOUR)?)
 }
 
 /// Puts a good snapshot into the directory that was saved and last changed so many hours ago.
-fn place_old(site: &Site, hours: u64) -> Result<String> {
+pub fn place_old(site: &Site, hours: u64) -> Result<String> {
     let name = site.name(hours_ago(hours)?);
     snapshots::age(&site.place(&name, &snapshots::tiny(hours))?, hours * HOUR)?;
     Ok(name)
@@ -40,7 +40,7 @@ fn place_many(site: &Site, many: u64) -> Result<Vec<String>> {
 
 /// Puts a good object of ours into the bucket, with its sidecar: what another agent of ours would have put there. The next one
 /// is of a later second, since a LastModified has whole seconds.
-async fn put_good(site: &Site, bucket: &Bucket, node: &str, name: &str, bytes: &[u8]) -> Result<()> {
+pub async fn put_good(site: &Site, bucket: &Bucket, node: &str, name: &str, bytes: &[u8]) -> Result<()> {
     let (cluster, digest) = (site.kubernetes.cluster_id().await?, sha256(bytes));
     let ours = [("k3s-cluster-id", cluster.as_str()), ("k3s-node-name", node)];
     let key = |key: &str| format!("etcd-snapshot-operator.dev/{key}");
@@ -84,11 +84,11 @@ impl Uploading {
     }
 }
 
-async fn removed(operator: &Operator, storage: &str, reason: &str) -> Result<u64> {
+pub async fn removed(operator: &Operator, storage: &str, reason: &str) -> Result<u64> {
     value(operator, "removed_total", &[("storage", storage), ("reason", reason)]).await
 }
 
-fn whole(names: &[String]) -> std::collections::BTreeMap<String, String> {
+pub fn whole(names: &[String]) -> std::collections::BTreeMap<String, String> {
     expected(names.iter().map(|name| (name, "whole")))
 }
 
