@@ -15,6 +15,7 @@ mod dashboard;
 mod directory;
 mod directory_faults;
 mod etcd;
+mod histories;
 mod invariants;
 mod kubernetes;
 mod leases;
