@@ -10,18 +10,22 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use e2e::apiserver::ApiServer;
 use e2e::etcd::{Etcd, Restore};
+use e2e::hand::Hand;
 use e2e::operator::Operator;
 use e2e::proxy::{Fault, FaultProxy, On};
 use e2e::shared::Shared;
 use e2e::site::Site;
 use e2e::snapshots;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::agents::leads;
-use crate::common::counted;
+use crate::common::{counted, file};
 use crate::invariants::{Left, as_found, hears, invariants, sha256, told};
-use crate::look::{bucket_becomes, is_well, local_becomes, value};
+use crate::look::{annotation, bucket_becomes, expected, is_well, local_becomes, value};
 use crate::retention::{HOUR, hours_ago, place_old, removed, whole};
+use crate::uploads::uploads;
 
 /// One moment in the life of an etcd, as a sidecar tells it.
 #[derive(Clone, Debug)]
@@ -71,6 +75,27 @@ async fn place_all(site: &Site, hours: &[u64], moment: &Moment) -> Result<Vec<St
     Ok(names)
 }
 
+/// So many writes to the store: a raft index that a restored etcd does not come near soon.
+async fn write_much(server: &ApiServer) -> Result<()> {
+    let maps: Api<ConfigMap> = Api::namespaced(server.kubernetes().await?.client, "default");
+    let mut running = tokio::task::JoinSet::new();
+    for writer in 0..16 {
+        let maps = maps.clone();
+        running.spawn(async move {
+            let apply = PatchParams::apply("tests").force();
+            for number in 0..250 {
+                let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": format!("much-{writer}") }, "data": { "number": format!("{number}") } });
+                maps.patch(&format!("much-{writer}"), &apply, &Patch::Apply(map)).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(written) = running.join_next().await {
+        written??;
+    }
+    Ok(())
+}
+
 /// A server in front of the store that makes every object an hour older, so that none was put there just now.
 fn older(site: &Site) -> Result<FaultProxy> {
     let s3 = site.s3.proxied()?;
@@ -86,6 +111,23 @@ async fn server() -> Result<ApiServer> {
     Ok(server)
 }
 
+/// Whose the records of the bucket say that their objects are.
+async fn owners(site: &Site) -> Result<BTreeMap<String, String>> {
+    let records = site.bucket_records().await?;
+    Ok(records.iter().map(|record| (file(record).to_owned(), annotation(record, "owner").unwrap_or_default().to_owned())).collect())
+}
+
+/// Waits until the bucket's records name these owners, by name.
+async fn are_of(operator: &mut Operator, site: &Site, wanted: &BTreeMap<String, String>) -> Result<()> {
+    operator
+        .until("the owners of the objects", async |_| {
+            let is = owners(site).await?;
+            ensure!(is == *wanted, "{is:#?} instead of {wanted:#?}");
+            Ok(())
+        })
+        .await
+}
+
 /// The leader shows that the bucket is contested, or that it is not.
 async fn contested(operator: &mut Operator, is: f64) -> Result<()> {
     operator
@@ -95,6 +137,107 @@ async fn contested(operator: &mut Operator, is: f64) -> Result<()> {
             Ok(())
         })
         .await
+}
+
+#[tokio::test]
+async fn after_a_restore_under_running_agents_nothing_goes_up_again_and_nothing_goes_until_somebody_has_looked() -> Result<()> {
+    let mut server = server().await?;
+    let first = Site::on(server.access(), &Shared::get()?.s3).await?;
+    let mut second = Site::on(server.access(), &Shared::get()?.s3).await?;
+    second.bucket = first.bucket.clone();
+    let saved = first.scratch().join("saved");
+    server.etcd.save(&saved).await?;
+    write_much(&server).await?;
+    let s3 = older(&first)?;
+    let setup = |site: &Site| {
+        site.operator_with_bucket()
+            .switch("--etcd-disable-snapshots")
+            .flag("--etcd-s3-endpoint", s3.endpoint())
+            .flag("--etcd-snapshot-retention", "3")
+            .flag("--etcd-s3-retention", "6")
+    };
+    let before = Moment::of(&server.etcd).await?;
+    let (old_first, old_second) = (place_all(&first, &[50, 49, 48], &before).await?, place_all(&second, &[47, 46, 45], &before).await?);
+    let old = [old_first.clone(), old_second.clone()].concat();
+    let (mut a, mut b) = (setup(&first).start().await?, setup(&second).start().await?);
+    bucket_becomes(&mut a, &first, &whole(&old)).await?;
+    are_of(&mut a, &first, &expected(old.iter().map(|name| (name, "ours")))).await?;
+    for operator in [&mut a, &mut b] {
+        is_well(operator).await?;
+    }
+    // One of them leads from here on.
+    b.terminate().await?;
+    leads(&mut a).await?;
+    let mut b = setup(&second).start().await?;
+    b.beats(2).await?;
+    let objects = as_found(&first.bucket, first.bucket.keys().await?).await?;
+    s3.forget();
+
+    server.stop();
+    server.etcd.restore(&saved, Restore::default()).await?;
+    server.launch().await?;
+    are_of(&mut a, &first, &expected(old.iter().map(|name| (name, "another-history")))).await?;
+    local_becomes(&mut a, &first, &whole(&old_first)).await?;
+    local_becomes(&mut b, &second, &whole(&old_second)).await?;
+    let leader_is_first = counted(&a, "etcd_snapshot_leader", &[]).await? == 1.0;
+    let (leader, at) = if leader_is_first { (&mut a, &first) } else { (&mut b, &second) };
+    contested(leader, 1.0).await?;
+    let notes = hears(leader, at, "ETCDSnapshotBucketContested", 1).await?;
+    let how = "etcd-snapshot-operator prune --take-over --name etcd-snapshot";
+    ensure!(notes[0].starts_with("6 objects of the ") && notes[0].contains(how), "{notes:?}");
+    let ill = leader.get("/readyz").await?.body;
+    ensure!(ill.contains("ill: retention in the bucket: 6 objects") && ill.contains(how), "{ill}");
+    leader.beats(3).await?;
+    let changes =
+        |s3: &FaultProxy| s3.requests().into_iter().filter(|seen| seen.method != "GET" && seen.method != "HEAD").collect::<Vec<_>>();
+    ensure!(changes(&s3).is_empty(), "{:?}", changes(&s3));
+    ensure!(as_found(&first.bucket, first.bucket.keys().await?).await? == objects, "an object was touched");
+    ensure!(value(leader, "files", &[("storage", "s3"), ("kind", "another-history")]).await? == 6);
+
+    // Life goes on: what is saved now goes up, takes the places, and nothing of before goes for it.
+    let now = Moment::of(&server.etcd).await?;
+    ensure!(now.etcd_cluster == before.etcd_cluster && now.raft_index < before.raft_index, "{now:?} after {before:?}");
+    let (new_first, new_second) = (place_all(&first, &[10, 9], &now).await?, place_all(&second, &[8], &now).await?);
+    let new = [new_first.clone(), new_second.clone()].concat();
+    let owned = |word: &'static str, names: &[String]| names.iter().map(move |name| (name.clone(), word.to_owned())).collect::<Vec<_>>();
+    let both: BTreeMap<_, _> = owned("another-history", &old).into_iter().chain(owned("ours", &new)).collect();
+    are_of(&mut a, &first, &both).await?;
+    for operator in [&mut a, &mut b] {
+        operator.beats(3).await?;
+        ensure!(counted(operator, "etcd_snapshot_removed_total", &[]).await? == 0.0);
+        ensure!(counted(operator, "etcd_snapshot_vanished_total", &[]).await? == 0.0);
+    }
+    let put: Vec<_> = changes(&s3);
+    ensure!(put.len() == 2 * new.len() && put.iter().all(|seen| new.iter().any(|name| seen.path.ends_with(name.as_str()))), "{put:?}");
+    ensure!(
+        uploads(&a, "done").await? + uploads(&b, "done").await? == 3 + 3,
+        "{} and {}",
+        uploads(&a, "done").await?,
+        uploads(&b, "done").await?
+    );
+
+    // Somebody has looked. An ordinary prune leaves another history alone, this one does not.
+    let prune = |site: &Site| -> Result<Hand> {
+        let hand = Hand::new("prune")?.on(site).with_bucket_at(site, s3.endpoint()).with_kubernetes(site);
+        let hand = hand.flag("--name", "etcd-snapshot").flag("--etcd-endpoint", site.api.etcd()).flag("--namespace", "default");
+        Ok(hand.flag("--etcd-snapshot-retention", "2").flag("--etcd-s3-retention", "3"))
+    };
+    prune(&first)?.run().await?.with(0)?.says("there is nothing to delete")?;
+    let taken = prune(&first)?.arg("--take-over").run().await?.with(0)?;
+    ensure!(
+        old.iter().all(|name| taken.out.contains(name.as_str())) && !new.iter().any(|name| taken.out.contains(name.as_str())),
+        "{}",
+        taken.out
+    );
+    let (leader, at) = if counted(&a, "etcd_snapshot_leader", &[]).await? == 1.0 { (&mut a, &first) } else { (&mut b, &second) };
+    contested(leader, 0.0).await?;
+    is_well(leader).await?;
+    bucket_becomes(leader, at, &whole(&new)).await?;
+    ensure!(hears(leader, at, "ETCDSnapshotBucketContested", 1).await?.len() == 1);
+    ensure!(counted(leader, "etcd_snapshot_vanished_total", &[]).await? == 0.0);
+    invariants(a, &setup(&first), &first, &Left::new(&new_first, &new)).await?;
+    let local = [old_second, new_second].concat();
+    invariants(b, &setup(&second), &second, &Left::new(&local, &new)).await
 }
 
 #[tokio::test]
