@@ -20,6 +20,7 @@ mod dashboard;
 mod directory;
 mod directory_faults;
 mod etcd;
+mod histories;
 mod invariants;
 mod kubernetes;
 mod leases;
