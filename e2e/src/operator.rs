@@ -35,6 +35,11 @@ impl OperatorSetup {
         self
     }
 
+    /// Saves on this schedule.
+    pub fn saving(self, schedule: &str) -> Self {
+        self.without("--etcd-disable-snapshots").flag("--etcd-snapshot-schedule-cron", schedule)
+    }
+
     pub fn without(mut self, name: &str) -> Self {
         self.flags.retain(|(other, _)| other != name);
         self

@@ -69,13 +69,15 @@ impl Site {
         self.dir.path()
     }
 
-    /// An operator for the directory alone. It removes no snapshot: tests of retention say how many are kept.
+    /// An operator for the directory alone. It removes no snapshot: tests of retention say how many are kept. It saves none by
+    /// itself either, since what a test places is old and a slot missed since then is made up: [`OperatorSetup::saving`].
     pub fn operator(&self) -> OperatorSetup {
         OperatorSetup::default()
             .flag("--node-name", &self.node)
             .flag("--etcd-snapshot-dir", self.snapshots())
             .flag("--etcd-snapshot-reconcile-interval", INTERVAL)
             .flag("--etcd-snapshot-retention", "0")
+            .switch("--etcd-disable-snapshots")
             .flag("--etcd-endpoint", self.api.etcd())
             .flag("--namespace", "default")
             .flag("--log-format", "json")

@@ -1,7 +1,8 @@
 //! Events: told once each, when something begins, changes or ends. The caller tells only what is new.
 //!
-//! Best effort: they wait in a short queue for a server that is slow, are dropped when it is full, and their failure is said
-//! in the log and never fails the work. Each is a plain POST: nothing is merged with what was told before.
+//! Best effort: they wait in a short queue for a server that is slow or away, are dropped when it is full or the server refuses
+//! them, and their failure is said in the log and never fails the work. Each is a plain POST: nothing is merged with what was
+//! told before. One whose answer was lost may be told twice.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -9,12 +10,12 @@ use k8s_openapi::api::events::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
 use tokio::sync::mpsc;
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::OPERATOR;
-use super::error::{Doing, Error, call};
-use super::said::Said;
+use super::error::{Cause, Doing, Error, call};
+use super::said::{Backoff, Said};
 use crate::record::{Record, RecordName};
 
 /// Why an Event is told.
@@ -58,6 +59,9 @@ const LONGEST_INSTANCE: usize = 128;
 const LONGEST_NAME: usize = 200;
 /// How many Events may wait.
 const QUEUE: usize = 256;
+/// Between the tries to tell one Event to a server that is away.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long what waits is still sent after the stop.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -136,7 +140,15 @@ impl Publisher {
                 event = self.told.recv() => event,
             };
             let Some(event) = event else { return };
-            self.send(&event, &mut said).await;
+            // What begins while the server is away is not said again: the Event waits for it.
+            let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+            while !self.send(&event, &mut said).await {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => break,
+                    () = sleep(backoff.next()) => {}
+                }
+            }
         }
         self.told.close();
         let rest = async {
@@ -147,11 +159,14 @@ impl Publisher {
         timeout(LAST_WORDS, rest).await.ok();
     }
 
-    async fn send(&self, event: &Event, said: &mut Said) {
-        match self.post(event).await {
-            Ok(()) => _ = said.works(),
-            Err(error) => _ = said.failed(&error.failure()),
-        }
+    /// False when another try may help.
+    async fn send(&self, event: &Event, said: &mut Said) -> bool {
+        let Err(error) = self.post(event).await else {
+            said.works();
+            return true;
+        };
+        said.failed(&error.failure());
+        !matches!(error.cause, Cause::Unavailable { .. } | Cause::Unreachable(_) | Cause::Throttled | Cause::Timeout(_))
     }
 
     async fn post(&self, event: &Event) -> Result<(), Error> {

@@ -152,7 +152,7 @@ impl Demo {
             observing.stop().await;
         }
         let begun = Instant::now();
-        let managing = self.setup().flag("--etcd-snapshot-schedule-cron", EVERY).switch("--etcd-snapshot-compress");
+        let managing = self.setup().saving(EVERY).switch("--etcd-snapshot-compress");
         self.start_operator(&managing).await?;
         let records = self.records("the scheduled snapshot here and in the bucket, and three good ones left", |records| {
             let is_zip = |record: &&DynamicObject| name(record).ends_with(".zip") && is_ready(record);

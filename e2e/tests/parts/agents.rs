@@ -37,8 +37,6 @@ impl Agent {
         let (s3, (api, kubeconfig)) = (site.s3.proxied()?, site.api.proxied(site.scratch())?);
         // Behind an HTTP proxy the endpoint, which is the storage's identity, is the same for all.
         let setup = site.operator_with_bucket().flag("--etcd-s3-proxy", format!("http://{}", s3.endpoint())).env("KUBECONFIG", kubeconfig);
-        // What is there is what tests put there.
-        let setup = setup.switch("--etcd-disable-snapshots");
         Ok(Self { site, s3, api, setup })
     }
 

@@ -22,7 +22,7 @@ fn with_all(verb: &str, saver: &Saver) -> Result<Hand> {
 
 /// An agent that does not save.
 async fn agent(saver: &Saver) -> Result<Operator> {
-    saver.operator().switch("--etcd-disable-snapshots").start().await
+    saver.operator().start().await
 }
 
 fn sidecars(site: &Site) -> Result<Vec<String>> {
@@ -145,7 +145,7 @@ async fn prune_is_the_way_out_of_the_brake_and_says_first_what_it_would_do() -> 
         let at = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(u64::try_from(day)? + number);
         std::fs::File::options().write(true).open(path)?.set_modified(at)?;
     }
-    let setup = site.operator().flag("--etcd-endpoint", saver.etcd.endpoint()).switch("--etcd-disable-snapshots");
+    let setup = site.operator().flag("--etcd-endpoint", saver.etcd.endpoint());
     let mut operator = setup.start().await?;
     all_ready(&mut operator, site, &all, &[]).await?;
     crate::common::complains(&mut operator, "runs etcd-snapshot-operator prune").await?;

@@ -31,7 +31,7 @@ async fn an_object_that_somebody_deleted_comes_back_by_upload_only() -> Result<(
     let site = &saver.site;
     let s3 = site.s3.proxied()?;
     let through = format!("http://{}", s3.endpoint());
-    let mut operator = saver.operator().switch("--etcd-disable-snapshots").flag("--etcd-s3-proxy", &through).start().await?;
+    let mut operator = saver.operator().flag("--etcd-s3-proxy", &through).start().await?;
     operator.ready().await?;
     let name = saved(&save(&saver)?.with_bucket(site).with_kubernetes(site).flag("--name", "etcd-snapshot").run().await?.with(0)?.out)?;
     let one = slice::from_ref(&name);

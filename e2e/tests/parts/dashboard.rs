@@ -28,7 +28,7 @@ async fn node(site: &Site) -> Result<Operator> {
         site.put_ours(&name, snapshots::tiny(u64::try_from(number)?)).await?;
     }
     site.place(&site.name(1_700_000_009), &snapshots::bit_flipped(&snapshots::tiny(9)))?;
-    let saving = site.operator_with_bucket().flag("--etcd-snapshot-schedule-cron", "@every 5s");
+    let saving = site.operator_with_bucket().saving("@every 5s");
     let mut operator = saving.start().await?;
     operator.ready().await?;
     rises(&mut operator, "etcd_snapshot_upload_bytes_total", &[], 0.0).await?;

@@ -151,7 +151,6 @@ async fn after_a_restore_under_running_agents_nothing_goes_up_again_and_nothing_
     let s3 = older(&first)?;
     let setup = |site: &Site| {
         site.operator_with_bucket()
-            .switch("--etcd-disable-snapshots")
             .flag("--etcd-s3-endpoint", s3.endpoint())
             .flag("--etcd-snapshot-retention", "3")
             .flag("--etcd-s3-retention", "6")
@@ -258,11 +257,7 @@ async fn two_clusters_from_one_snapshot_leave_each_others_objects_alone() -> Res
     // What the clone shows by its objects looks newer by hours: all the same it is not what takes the places.
     let setups = [&first, &second].map(|site| -> Result<_> {
         let s3 = older(site)?;
-        let setup = site
-            .operator_with_bucket()
-            .switch("--etcd-disable-snapshots")
-            .flag("--etcd-s3-endpoint", s3.endpoint())
-            .flag("--etcd-s3-retention", "2");
+        let setup = site.operator_with_bucket().flag("--etcd-s3-endpoint", s3.endpoint()).flag("--etcd-s3-retention", "2");
         Ok((s3, setup))
     });
     let [(s3_one, setup_one), (s3_two, setup_two)] = match setups {
@@ -329,7 +324,7 @@ async fn a_cluster_that_is_installed_anew_beside_its_old_directory_and_bucket_be
     let s3 = older(&site)?;
     let old = place_all(&site, &[33, 32, 31], &Moment::of(&before.etcd).await?).await?;
     let setup = |site: &Site| {
-        let setup = site.operator_with_bucket().switch("--etcd-disable-snapshots").flag("--etcd-s3-endpoint", s3.endpoint());
+        let setup = site.operator_with_bucket().flag("--etcd-s3-endpoint", s3.endpoint());
         setup.flag("--etcd-snapshot-retention", "3").flag("--etcd-s3-retention", "3")
     };
     let mut operator = setup(&site).start().await?;

@@ -39,7 +39,7 @@ impl Agent {
     async fn on(server: &ApiServer, grace: &str) -> Result<Self> {
         let site = Site::on(server.access(), &Shared::get()?.s3).await?;
         let (api, kubeconfig) = server.proxied(site.scratch())?;
-        let setup = site.operator().switch("--etcd-disable-snapshots").env("KUBECONFIG", kubeconfig).flag("--orphan-grace", grace);
+        let setup = site.operator().env("KUBECONFIG", kubeconfig).flag("--orphan-grace", grace);
         Ok(Self { site, api, setup })
     }
 

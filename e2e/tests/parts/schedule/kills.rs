@@ -28,7 +28,7 @@ async fn killed_in_the_middle_of_saves_each_slot_has_one_attempt_and_nothing_hal
     let (mut seen, mut cut) = (BTreeSet::new(), 0);
     for round in 0..8 {
         let compress = round % 2 == 1;
-        let mut setup = saver.operator().flag("--etcd-snapshot-schedule-cron", "@every 2s");
+        let mut setup = saver.operator().saving("@every 2s");
         if compress {
             setup = setup.switch("--etcd-snapshot-compress");
         }

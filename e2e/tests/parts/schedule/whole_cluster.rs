@@ -21,7 +21,7 @@ async fn of_three_agents_one_saves_each_slot_and_while_the_api_is_away_each_save
             .env("KUBECONFIG", kubeconfig)
             .flag("--namespace", &namespace)
             .flag("--etcd-endpoint", etcd.endpoint())
-            .flag("--etcd-snapshot-schedule-cron", "* * * * *")
+            .saving("* * * * *")
             .flag("--etcd-snapshot-jitter", "0s")
             .flag("--schedule-scope", "cluster");
         operators.push(setup.start().await?);
