@@ -225,7 +225,7 @@ async fn an_object_that_changes_has_the_record_of_what_it_is_now() -> Result<()>
     Ok(())
 }
 
-const MANY: u16 = 10_000;
+const MANY: u16 = 2_500;
 
 #[tokio::test]
 async fn a_bucket_of_many_pages_is_seen_as_a_whole_or_not_at_all() -> Result<()> {

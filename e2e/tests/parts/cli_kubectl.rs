@@ -68,7 +68,7 @@ async fn without_an_agent_where_one_is_wanted_nothing_runs_and_one_sentence_says
     ended.says("there are agents of several releases")?.says(&format!("{other}/eso"))?.says("choose one with --namespace or --instance")?;
     // Nobody is on these nodes.
     let ended = save(&space)?.flag("--node", "cp-1").run().await?.with(1)?;
-    ended.says("save is not run on the node cp-1")?.says("the API server answers 5")?;
+    ended.says("save is not run on the node cp-1")?.says("cannot create pods/exec")?;
     Ok(())
 }
 

@@ -64,7 +64,7 @@ async fn without_an_api_server_a_snapshot_is_saved_and_goes_up_where_the_cluster
     ensure!(partly.err.contains("kube-system"), "{}", partly.err);
     ensure!(site.bucket.keys().await?.is_empty());
     // An agent has remembered it.
-    let mut operator = saver.operator().flag("--mode", "observe").start().await?;
+    let mut operator = saver.operator().switch("--etcd-disable-snapshots").flag("--mode", "observe").start().await?;
     operator.ready().await?;
     operator.beats(2).await?;
     operator.stop().await;
@@ -84,7 +84,7 @@ async fn what_a_save_lacks_is_said_and_leaves_nothing() -> Result<()> {
     ensure!(ended.err.contains(&saver.etcd.endpoint()) && ended.out.is_empty(), "{}", ended.err);
     ensure!(saver.files()?.is_empty() && temporaries(&saver.site)?.is_empty());
     // The agent, when it comes, shows what failed.
-    let mut operator = saver.operator().start().await?;
+    let mut operator = saver.operator().switch("--etcd-disable-snapshots").start().await?;
     operator
         .until("a record of the failure", async |_| {
             let records = saver.site.local_records().await?;
@@ -119,7 +119,7 @@ async fn a_bucket_that_is_away_leaves_the_snapshot_saved_and_the_agent_brings_it
     let unreached = saved(&ended.out)?;
     is_whole(&site.snapshots().join(&unreached))?;
     ensure!(site.bucket.keys().await?.is_empty(), "{:?}", site.bucket.keys().await?);
-    let mut operator = saver.operator().flag("--etcd-snapshot-name", "on-demand").start().await?;
+    let mut operator = saver.operator().switch("--etcd-disable-snapshots").flag("--etcd-snapshot-name", "on-demand").start().await?;
     let both = [refused, unreached];
     all_ready(&mut operator, site, &both, &both).await
 }

@@ -119,9 +119,10 @@ async fn an_unchanged_beat_over_a_thousand_objects_costs_its_listing_and_nothing
         }
         operator.beats(3).await?;
         // Two requests a pass. The last beat may not have ended, the first may have begun before; after a start one more pass
-        // is due when the election is won, and one when the API server was first heard of.
+        // is due when the election is won, and one when the API server was first heard of. On a busy machine more beats pass before
+        // the third is seen.
         let listed = counted.lists();
-        ensure!((2 * 2..=2 * 6).contains(&listed), "{life}: {listed} LIST in three beats");
+        ensure!((2 * 2..=2 * 12).contains(&listed), "{life}: {listed} LIST in three beats");
         ensure!(counted.looks() == 0, "{life}: {} requests beside the listing: {:?}", counted.looks(), counted.s3.requests());
         ensure!(counted.writes() == 0, "{life}: {} writes", counted.writes());
     }

@@ -222,6 +222,18 @@ pub async fn told(site: &Site) -> Result<Vec<(String, String, String)>> {
     Ok(events.into_iter().map(parts).collect())
 }
 
+/// Waits until an Event of this reason has been told, once or more often; returns the notes.
+pub async fn heard(operator: &mut Operator, site: &Site, reason: &str) -> Result<Vec<String>> {
+    operator
+        .until(&format!("an Event {reason}"), async |_| {
+            let all = told(site).await?;
+            let notes: Vec<String> = all.iter().filter(|(is, ..)| is == reason).map(|(_, _, note)| note.clone()).collect();
+            ensure!(!notes.is_empty(), "{all:#?}");
+            Ok(notes)
+        })
+        .await
+}
+
 /// Waits until so many Events of this reason have been told; returns their notes.
 pub async fn hears(operator: &mut Operator, site: &Site, reason: &str, times: usize) -> Result<Vec<String>> {
     operator

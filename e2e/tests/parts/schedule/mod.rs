@@ -259,7 +259,7 @@ async fn a_save_that_failed_is_told_everywhere_and_forgotten_when_one_succeeds()
 #[tokio::test]
 async fn who_only_observes_or_has_no_schedule_saves_nothing_and_shows_it() -> Result<()> {
     let saver = Saver::new().await?;
-    let mut operator = saver.operator().start().await?;
+    let mut operator = saver.operator().switch("--etcd-disable-snapshots").start().await?;
     operator.ready().await?;
     operator.beats(5).await?;
     ensure!(!in_force(&operator).await? && saver.files()?.is_empty());
