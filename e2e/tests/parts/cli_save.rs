@@ -39,11 +39,11 @@ async fn a_snapshot_by_hand_beside_an_agent_is_recorded_and_goes_up_once() -> Re
     ensure!(ended.out.contains(&format!("Snapshot {name} uploaded.")), "{}", ended.out);
     let path = site.snapshots().join(&name);
     is_whole(&path)?;
-    let size = std::fs::metadata(&path)?.len();
-    ensure!(ended.value("  size")?.starts_with(&size.to_string()) && ended.value("  keys")? == "1", "{}", ended.out);
+    let bytes = std::fs::metadata(&path)?.len();
+    ensure!(ended.value("  size")?.starts_with(&bytes.to_string()) && ended.value("  keys")? == "1", "{}", ended.out);
     ensure!(ended.value("  revision")? == saver.etcd.revision().await?.to_string(), "{}", ended.out);
     ensure!(sidecar(site, &name)?.contains_key("etcd-snapshot-operator.dev/cluster-id"));
-    all_ready(&mut operator, site, &[name.clone()], &[]).await?;
+    all_ready(&mut operator, site, std::slice::from_ref(&name), &[]).await?;
     let puts = s3.requests().iter().filter(|seen| seen.method == "PUT" && seen.path.ends_with(&name)).count();
     ensure!(puts == 2, "the snapshot and its sidecar, each once, and not {puts}: {:?}", s3.requests());
     ensure!(site.bucket.get(&site.key(&name)).await? == std::fs::read(&path)?);
@@ -139,7 +139,7 @@ async fn of_two_at_once_one_is_refused_and_an_interrupted_one_leaves_nothing() -
     save(&saver)?.run().await?.with(4)?.says("no snapshot is saved")?;
     saver.etcd.resume()?;
     let name = saved(&first.ended().await?.with(0)?.out)?;
-    ensure!(saver.files()? == [name.clone()]);
+    ensure!(saver.files()? == std::slice::from_ref(&name));
 
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         saver.etcd.pause()?;
@@ -148,7 +148,7 @@ async fn of_two_at_once_one_is_refused_and_an_interrupted_one_leaves_nothing() -
         running.signal(signal)?;
         running.ended().await?.with(code)?;
         saver.etcd.resume()?;
-        ensure!(saver.files()? == [name.clone()] && temporaries(&saver.site)?.is_empty());
+        ensure!(saver.files()? == std::slice::from_ref(&name) && temporaries(&saver.site)?.is_empty());
     }
     // Nobody reads the result: it is saved all the same.
     save(&saver)?.run_unread().await?.with(0)?;

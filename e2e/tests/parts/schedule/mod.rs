@@ -120,6 +120,7 @@ async fn a_compressed_snapshot_on_schedule_is_recorded_goes_up_and_shows_in_the_
     saved_and_told(&Saver::new().await?, true).await
 }
 
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::similar_names, reason = "whole and positive numbers of metrics")]
 async fn saved_and_told(saver: &Saver, compress: bool) -> Result<()> {
     let site = &saver.site;
     let client = &site.kubernetes.client;

@@ -52,7 +52,9 @@ async fn of_three_agents_one_saves_each_slot_and_while_the_api_is_away_each_save
     ensure!(minutes.len() == count, "two saves of one slot: {:?}", files()?);
 
     let before = files()?;
-    sites.iter().for_each(|(_, api)| api.cut());
+    for (_, api) in &sites {
+        api.cut();
+    }
     wait::until("a save of each", async || {
         let now = files()?;
         ensure!(now.iter().zip(&before).all(|(now, before)| now > before), "{before:?} {now:?}");
