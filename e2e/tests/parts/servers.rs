@@ -277,7 +277,7 @@ async fn a_proxy_ends_the_tls_of_s3_clients() -> Result<()> {
 #[tokio::test]
 async fn an_operator_serves_a_site_and_ends_when_told() -> Result<()> {
     let site = Site::new().await?;
-    site.place(&site.name(1_700_000_000), &snapshots::tiny(1))?;
+    site.place(&site.name_of_another(1_700_000_000), &snapshots::tiny(1))?;
     site.put_ours(&site.name(1_700_000_001), snapshots::tiny(2)).await?;
     let mut operator = site.operator_with_bucket().start().await?;
     operator.ready().await?;
