@@ -277,14 +277,16 @@ async fn a_proxy_ends_the_tls_of_s3_clients() -> Result<()> {
 #[tokio::test]
 async fn an_operator_serves_a_site_and_ends_when_told() -> Result<()> {
     let site = Site::new().await?;
-    site.place(&site.name_of_another(1_700_000_000), &snapshots::tiny(1))?;
+    site.place(&site.name(1_700_000_000), &snapshots::tiny(1))?;
     site.put_ours(&site.name(1_700_000_001), snapshots::tiny(2)).await?;
     let mut operator = site.operator_with_bucket().start().await?;
     operator.ready().await?;
     operator
         .until("a ready record of each", async |_| {
-            let records = [site.local_records().await?, site.bucket_records().await?];
-            ensure!(records.iter().all(|records| records.len() == 1 && records[0].data["status"]["readyToUse"] == true), "{records:?}");
+            // The file goes up.
+            let (local, bucket) = (site.local_records().await?, site.bucket_records().await?);
+            ensure!((local.len(), bucket.len()) == (1, 2), "{local:?} {bucket:?}");
+            ensure!(local.iter().chain(&bucket).all(|record| record.data["status"]["readyToUse"] == true), "{local:?} {bucket:?}");
             Ok(())
         })
         .await?;
