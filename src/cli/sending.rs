@@ -1,7 +1,9 @@
 //! What `upload` and `save` have in common: files go up, and each end is told.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::terminal::{complain, print};
@@ -12,6 +14,10 @@ use crate::controller::outcome::Outcome;
 use crate::decide::{Action, Asked, Veto};
 use crate::snapshot::{FileName, Upload};
 
+/// How long a file that another process is sending is waited for, and how often it is looked at.
+const PATIENCE: Duration = Duration::from_mins(5);
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// What went up.
 pub struct Sent {
     /// What should.
@@ -20,12 +26,13 @@ pub struct Sent {
     pub code: u8,
 }
 
-/// Sends these, or all that the bucket lacks, and waits for it. Each is tried once.
+/// Sends these, or all that the bucket lacks, and waits for it, also where an agent of this node is faster. Each is tried once.
 pub async fn send(hand: &mut ByHand, only: &BTreeSet<FileName>, stop: &CancellationToken) -> Result<Sent, Trouble> {
     if !hand.find_bucket().await? {
         return Err(Trouble::usage("there is no bucket: S3 is turned off"));
     }
     let (mut planned, mut tried) = (BTreeSet::new(), BTreeSet::new());
+    let until = Instant::now() + PATIENCE;
     loop {
         hand.ask(Asked::Upload { only: only.clone(), tried: tried.clone() });
         let passed = hand.directory().await;
@@ -45,9 +52,18 @@ pub async fn send(hand: &mut ByHand, only: &BTreeSet<FileName>, stop: &Cancellat
         if stop.is_cancelled() {
             return Err(Trouble::failed("interrupted: what was begun is gone on with the next time"));
         }
-        if !hand.next_upload().await {
+        if hand.next_upload().await {
+            continue;
+        }
+        // An agent of this node may be sending it: then it is waited for, and looked at again.
+        let uploads = hand.uploads().await;
+        let has_ended = |name: &FileName| matches!(uploads.get(name), Some(Upload::Done | Upload::Failed { .. }));
+        if tried.iter().all(has_ended) || Instant::now() >= until {
             break;
         }
+        tried.retain(has_ended);
+        stop.run_until_cancelled(sleep(PAUSE)).await;
+        hand.again();
     }
     let (mut up, mut failed) = (0, 0);
     let mut uploads = hand.uploads().await;

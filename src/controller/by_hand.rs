@@ -120,6 +120,11 @@ impl ByHand {
         uploads.into_iter().filter_map(|(name, mut uploads)| Some((name, uploads.remove(&to)?))).collect()
     }
 
+    /// What another process was sending, or what failed, may be tried again.
+    pub fn again(&self) {
+        self.hands.uploader.again();
+    }
+
     /// Waits until an upload has ended. False when none runs.
     pub async fn next_upload(&self) -> bool {
         let runs = !self.hands.uploader.running().is_empty();

@@ -26,7 +26,7 @@ fn puts(s3: &FaultProxy, site: &Site, name: &str) -> usize {
 }
 
 #[tokio::test]
-#[ignore = "a known defect: a save by hand whose file an agent of the node sends first ends with 3, though the file goes up"]
+#[ignore = "a known defect: a save by hand ends with 3 when an agent of the node sent its file, and recorded it, before the second look"]
 async fn an_object_that_somebody_deleted_comes_back_by_upload_only() -> Result<()> {
     let saver = Saver::new().await?;
     let site = &saver.site;
