@@ -69,7 +69,7 @@ renewed_certificates_need_no_restart() {
   before=$(kubectl -n "$space" get pod "$(pod)" -o jsonpath='{.metadata.uid} {.status.containerStatuses[0].restartCount}')
   "$repository/e2e/cluster" renew "$scratch/cluster"
   "$repository/e2e/cluster" restart "$scratch/cluster" etcd
-  until_true 90 kubectl get --raw /readyz
+  until_true 240 kubectl get --raw /readyz
   put_file etcd-snapshot-$node-1700000005 < "$scratch/snapshot"
   until_true 90 field_is "file://$directory/etcd-snapshot-$node-1700000005" .status.readyToUse true
   until_true 90 no_longer_says "ill: etcd"

@@ -78,14 +78,14 @@ k3s_is_told_by_the_version_of_the_server() {
   cp "$flags" "$scratch/flags"
   sed -i "s#/kubernetes/kube-apiserver#/cluster/kube-apiserver+k3s1#" "$flags"
   "$repository/e2e/cluster" restart "$scratch/cluster" kube-apiserver
-  until_true 90 kubectl get --raw /readyz
+  until_true 240 kubectl get --raw /readyz
   plan=$(helm install other "$chart" -n "$space" --dry-run=server)
   contains "$plan" "for k3s, as the version"
   contains "$plan" /var/lib/rancher/k3s/server/db/snapshots
   lacks "$plan" "kind: CustomResourceDefinition"
   cp "$scratch/flags" "$flags"
   "$repository/e2e/cluster" restart "$scratch/cluster" kube-apiserver
-  until_true 90 kubectl get --raw /readyz
+  until_true 240 kubectl get --raw /readyz
 }
 
 check "two upgrades keep the CRD and every record" upgrading_twice_keeps_all
