@@ -54,6 +54,15 @@ pub async fn leads(operator: &mut Operator) -> Result<()> {
     rises(operator, "etcd_snapshot_leader", &[], 0.0).await
 }
 
+pub async fn leads_no_more(operator: &mut Operator) -> Result<()> {
+    operator
+        .until("it to know that it does not lead", async |one| {
+            ensure!(one.metrics().await?.get("etcd_snapshot_leader", &[])? == 0.0);
+            Ok(())
+        })
+        .await
+}
+
 /// Only its leader shows what a bucket holds.
 async fn shows_bucket(operator: &Operator) -> Result<bool> {
     let metrics = operator.metrics().await?;
@@ -153,12 +162,7 @@ async fn a_leader_that_slept_over_its_lease_does_nothing_when_it_wakes() -> Resu
     let unheard = first.api.when(On::any().path("*/leases/*"), Fault::Drop);
     sleeper.resume()?;
     local_beats(&mut sleeper, 3).await?;
-    sleeper
-        .until("it to know that it does not lead", async |one| {
-            ensure!(one.metrics().await?.get("etcd_snapshot_leader", &[])? == 0.0);
-            Ok(())
-        })
-        .await?;
+    leads_no_more(&mut sleeper).await?;
     first.s3.forget();
     local_beats(&mut sleeper, 2).await?;
     ensure!(first.lists() == 0, "it lists a bucket that it does not lead");

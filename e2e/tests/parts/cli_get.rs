@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::hand::Hand;
@@ -17,6 +16,8 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ObjectMeta, PostParams};
 use serde_json::{Value, json};
 use sha2::Digest as _;
+
+use crate::common::SmallDisk;
 
 /// A site whose bucket is all that there is: `get` needs no node and no API server.
 struct There {
@@ -363,24 +364,6 @@ async fn the_settings_may_be_in_a_secret_and_in_a_file_of_k3s() -> Result<()> {
     Ok(())
 }
 
-/// A small file system of its own, gone with the test.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(at: PathBuf, size: &str) -> Result<Self> {
-        std::fs::create_dir(&at)?;
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(&at).status()?;
-        ensure!(mounted.success(), "cannot mount a tmpfs");
-        Ok(Self(at))
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
 #[tokio::test]
 async fn a_full_disk_is_said_before_or_when_it_happens() -> Result<()> {
     let there = There::new().await?;
@@ -389,7 +372,7 @@ async fn a_full_disk_is_said_before_or_when_it_happens() -> Result<()> {
     there.put(&large, &bytes, "us", json!({})).await?;
     let zipped = format!("{plain}.zip");
     there.site.put_ours(&zipped, snapshots::zipped(&plain, &bytes)?).await?;
-    let small = Small::mount(there.site.scratch().join("small"), "1m")?;
+    let small = SmallDisk::mount(there.site.scratch().join("small"), "1m")?;
     let get = || anyhow::Ok(Hand::new("get")?.with_bucket(&there.site).flag("--to", &small.0));
     get()?.arg(&large).run().await?.with(1)?.says("and 2.8 MiB are needed")?;
     // Only unpacking shows how large it is.

@@ -1,15 +1,12 @@
 //! `save` by hand: alone, beside an agent, and on bad days.
 
-use std::path::PathBuf;
-use std::process::Command;
-
 use anyhow::{Context as _, Result, ensure};
 use e2e::hand::Hand;
 use e2e::process::Signal;
 use e2e::proxy::{Fault, On};
 use e2e::wait;
 
-use crate::common::{all_ready, file, ready};
+use crate::common::{SmallDisk, all_ready, file, ready};
 use crate::schedule::{Saver, is_whole, names_in, sidecar, temporaries};
 
 /// `save` from this member into this directory, without a bucket and without an API server.
@@ -156,28 +153,10 @@ async fn of_two_at_once_one_is_refused_and_an_interrupted_one_leaves_nothing() -
     Ok(())
 }
 
-/// A small file system of its own, gone with the test.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(at: PathBuf, size: &str) -> Result<Self> {
-        std::fs::create_dir_all(&at)?;
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(&at).status()?;
-        ensure!(mounted.success(), "cannot mount a tmpfs");
-        Ok(Self(at))
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
 #[tokio::test]
 async fn a_disk_that_is_full_is_said_with_what_would_help() -> Result<()> {
     let saver = Saver::new().await?;
-    let small = Small::mount(saver.site.scratch().join("small"), "512k")?;
+    let small = SmallDisk::mount(saver.site.scratch().join("small"), "512k")?;
     let dir = small.0.join("snapshots");
     let hand = Hand::new("save")?.flag("--node-name", &saver.site.node).flag("--dir", &dir).flag("--etcd-endpoint", saver.etcd.endpoint());
     hand.run().await?.with(1)?.says("etcd-snapshot-retention")?;

@@ -1,6 +1,8 @@
 //! What tests of several topics look at.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::operator::Operator;
@@ -135,4 +137,23 @@ pub async fn local_beats(operator: &mut Operator, more: u32) -> Result<()> {
     let series = "etcd_snapshot_reconcile_local_duration_seconds_count";
     let before = counted(operator, series, &[]).await?;
     rises(operator, series, &[], before + f64::from(more) - 0.5).await
+}
+
+/// A small file system of its own, gone with the test.
+pub struct SmallDisk(pub PathBuf);
+
+impl SmallDisk {
+    /// On a new folder; `size` as mount takes it. Needs root.
+    pub fn mount(at: PathBuf, size: &str) -> Result<Self> {
+        std::fs::create_dir(&at)?;
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(&at).status()?;
+        ensure!(mounted.success(), "cannot mount a tmpfs; this needs root");
+        Ok(Self(at))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
 }

@@ -12,7 +12,7 @@ use e2e::proxy::{Fault, FaultProxy, On};
 use e2e::site::Site;
 use e2e::{snapshots, wait};
 
-use crate::agents::{Agent, leads};
+use crate::agents::{Agent, leads, leads_no_more};
 use crate::common::{counted, local_beats, name, versions, writes};
 use crate::invariants::{Left, hears, invariants, told};
 use crate::leases::{held_by, leases};
@@ -270,12 +270,7 @@ async fn a_leader_that_fell_asleep_between_question_and_deletion_deletes_nothing
     held.release();
     sleeper.resume()?;
     local_beats(&mut sleeper, 3).await?;
-    sleeper
-        .until("it to know that it does not lead", async |one| {
-            ensure!(one.metrics().await?.get("etcd_snapshot_leader", &[])? == 0.0);
-            Ok(())
-        })
-        .await?;
+    leads_no_more(&mut sleeper).await?;
     local_beats(&mut sleeper, 2).await?;
     ensure!(first.s3.count(&On::method("DELETE")) == 0, "{:?}", first.s3.requests());
     ensure!(removed(&sleeper, "s3", "beyond-retention").await? == 0);

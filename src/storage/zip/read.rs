@@ -279,17 +279,9 @@ mod tests {
     use zip::unstable::write::FileOptionsExt;
     use zip::write::{SimpleFileOptions, ZipWriter};
 
+    use super::super::snapshot;
     use super::*;
     use crate::snapshot::Digest;
-
-    /// Begins like bbolt's database, has so many pages, and its trailer.
-    fn snapshot(pages: usize) -> Vec<u8> {
-        let mut bytes: Vec<u8> = (0..pages * 512).map(|i| u8::try_from(i * i % 251).unwrap()).collect();
-        bytes[16..20].copy_from_slice(&0xED0C_DAED_u32.to_le_bytes());
-        let digest = Sha256::digest(&bytes);
-        bytes.extend_from_slice(&digest);
-        bytes
-    }
 
     fn deflated() -> SimpleFileOptions {
         SimpleFileOptions::default().compression_method(CompressionMethod::Deflated)

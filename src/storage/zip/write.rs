@@ -148,17 +148,9 @@ impl<W: Write> Write for Front<'_, W> {
 mod tests {
     use std::io::Cursor;
 
-    use super::super::verify;
+    use super::super::{snapshot, verify};
     use super::*;
     use crate::snapshot::Verdict;
-
-    fn snapshot(pages: usize) -> Vec<u8> {
-        let mut bytes: Vec<u8> = (0..pages * 512).map(|i| u8::try_from(i * i % 251).unwrap()).collect();
-        bytes[16..20].copy_from_slice(&0xED0C_DAED_u32.to_le_bytes());
-        let digest = Sha256::digest(&bytes);
-        bytes.extend_from_slice(&digest);
-        bytes
-    }
 
     fn entry(size: u64) -> Entry<'static> {
         Entry { name: "etcd-snapshot-cp1-1752319253", size, time: Timestamp::from_second(1_752_319_253).unwrap() }

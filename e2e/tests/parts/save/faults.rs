@@ -11,6 +11,7 @@ use etcd_snapshot_operator::save::Compressed;
 
 use super::relay::{Relay, Spoil};
 use super::*;
+use crate::common::SmallDisk;
 
 const MIB: u64 = 1 << 20;
 
@@ -96,36 +97,15 @@ async fn a_stream_that_is_changed_or_lacks_something_leaves_nothing() -> Result<
     Ok(())
 }
 
-/// A file system of its own of so many MiB on a folder's `snapshots`.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    async fn on(place: &Place, mebibytes: u64) -> Result<Self> {
-        let path = place.path();
-        std::fs::create_dir(&path)?;
-        let size = format!("size={mebibytes}m,mode=0700");
-        tools::run(Path::new("mount"), ["-t", "tmpfs", "-o", &size, "e2e", &path.display().to_string()])
-            .await
-            .context("this needs root")?;
-        Ok(Self(path))
-    }
-
-    /// Takes all the room but so many bytes.
-    fn take_all_but(path: &Path, rest: u64) {
-        let file = std::fs::File::create(path.join("else")).unwrap();
-        let take = || {
-            let stat = rustix::fs::statvfs(path)?;
-            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, (stat.f_bavail * stat.f_frsize).saturating_sub(rest))
-        };
-        // Somebody may be writing meanwhile.
-        while take() == Err(rustix::io::Errno::NOSPC) {}
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
+/// Takes all the room but so many bytes.
+fn take_all_but(path: &Path, rest: u64) {
+    let file = std::fs::File::create(path.join("else")).unwrap();
+    let take = || {
+        let stat = rustix::fs::statvfs(path)?;
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, (stat.f_bavail * stat.f_frsize).saturating_sub(rest))
+    };
+    // Somebody may be writing meanwhile.
+    while take() == Err(rustix::io::Errno::NOSPC) {}
 }
 
 #[tokio::test]
@@ -133,11 +113,11 @@ async fn a_disk_that_is_too_small_or_gets_full_is_one_clear_failure_and_nothing_
     let place = Place::new()?;
     let etcd = Etcd::start().await?;
     fill(&etcd, 8).await?;
-    let disk = SmallDisk::on(&place, 64).await?;
+    let disk = SmallDisk::mount(place.path(), "64m,mode=0700")?;
     let (source, directory) = (at(&etcd)?, place.open()?);
     let size = source.status().await?.db_size;
 
-    SmallDisk::take_all_but(&disk.0, size / 2);
+    take_all_but(&disk.0, size / 2);
     let error = failed(Save::of(&source, &directory)).await?;
     let SaveError::NoRoom { free, needed, .. } = &error else { bail!("{error:?}") };
     ensure!(*free <= size / 2 && *needed > size && error.category() == "full", "{error:?}");
@@ -150,7 +130,7 @@ async fn a_disk_that_is_too_small_or_gets_full_is_one_clear_failure_and_nothing_
     let taken = AtomicBool::new(false);
     let filling = Save::of(&source, &directory).at(move |step, progress| {
         if step == Step::Stream && matches!(progress, Progress::Bytes(_)) && !taken.swap(true, Ordering::Relaxed) {
-            SmallDisk::take_all_but(&path, 0);
+            take_all_but(&path, 0);
         }
     });
     let error = failed(filling).await?;
@@ -160,7 +140,7 @@ async fn a_disk_that_is_too_small_or_gets_full_is_one_clear_failure_and_nothing_
     std::fs::remove_file(disk.0.join("else"))?;
 
     // Room for the snapshot alone, at the start or in the end: it is saved as it is.
-    SmallDisk::take_all_but(&disk.0, size + size / 2 + MIB);
+    take_all_but(&disk.0, size + size / 2 + MIB);
     let saved = Save::of(&source, &directory).zip().run().await?;
     let Compressed::Failed(why) = &saved.compressed else { bail!("{saved:?}") };
     ensure!(why.category == "full" && !saved.file.is_compressed() && saved.manifest.rest["compression"] == "none", "{saved:?}");
@@ -169,7 +149,7 @@ async fn a_disk_that_is_too_small_or_gets_full_is_one_clear_failure_and_nothing_
     let path = disk.0.clone();
     let filling = Save::of(&source, &directory).zip().at(move |step, progress| {
         if (step, progress) == (Step::Compress, Progress::Begun) {
-            SmallDisk::take_all_but(&path, MIB);
+            take_all_but(&path, MIB);
         }
     });
     let second = filling.run().await?;
