@@ -1,8 +1,10 @@
 //! Events: told once each, when something begins, changes or ends. The caller tells only what is new.
 //!
-//! Best effort: they wait in a short queue for a server that is slow or away, are dropped when it is full or the server refuses
-//! them, and their failure is said in the log and never fails the work. Each is a plain POST: nothing is merged with what was
-//! told before. One whose answer was lost may be told twice.
+//! Best effort: they wait in a short queue for a server that is slow or away, are dropped when it is full, the server refuses
+//! them or they are old, and their failure is said in the log and never fails the work. Each is a plain POST of an object whose
+//! name is made once: nothing is merged with what was told before, and one whose answer was lost is not told twice.
+
+use std::collections::VecDeque;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -10,7 +12,7 @@ use k8s_openapi::api::events::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
 use tokio::sync::mpsc;
-use tokio::time::{Duration, sleep, timeout};
+use tokio::time::{Duration, Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::OPERATOR;
@@ -57,9 +59,12 @@ const LONGEST_NOTE: usize = 1024;
 const LONGEST_INSTANCE: usize = 128;
 /// How much of an object's name its Events' names begin with.
 const LONGEST_NAME: usize = 200;
-/// How many Events may wait.
+/// How many Events may wait, and of them so many for another try.
 const QUEUE: usize = 256;
-/// Between the tries to tell one Event to a server that is away.
+const AGAIN: usize = 64;
+/// What is older is no news: servers keep Events as long (`kube-apiserver --event-ttl`).
+const NEWS: Duration = Duration::from_hours(1);
+/// Between tries, while a server is away or answers with its own failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long what waits is still sent after the stop.
@@ -104,7 +109,27 @@ pub struct Event {
 
 /// Where Events are told. Clones share the queue.
 #[derive(Debug, Clone)]
-pub struct Events(mpsc::Sender<Event>);
+pub struct Events(mpsc::Sender<News>);
+
+/// An Event under the name that it keeps, however often it is sent.
+#[derive(Debug)]
+struct News {
+    event: Event,
+    name: String,
+    at: Timestamp,
+    told: Instant,
+}
+
+/// What became of sending one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// It is told, or never will be.
+    Over,
+    /// Nobody is there: those behind it would not get through either.
+    Away,
+    /// The server has a failure of its own, perhaps with this one alone.
+    Failing,
+}
 
 impl Events {
     /// The queue, and who empties it. `instance` is the node or pod that reports.
@@ -116,7 +141,8 @@ impl Events {
 
     /// Tells it, soon. Never waits. Dropped when the server is so slow that too many wait.
     pub fn tell(&self, event: Event) {
-        if let Err(error) = self.0.try_send(event) {
+        let news = News { name: name(&event.regarding), event, at: Timestamp::now(), told: Instant::now() };
+        if let Err(error) = self.0.try_send(news) {
             tracing::debug!("an Event is dropped: {error}");
         }
     }
@@ -126,70 +152,108 @@ impl Events {
 pub struct Publisher {
     api: Api<v1::Event>,
     instance: String,
-    told: mpsc::Receiver<Event>,
+    told: mpsc::Receiver<News>,
 }
 
 impl Publisher {
     /// Sends Events until told to stop; then, for a moment, those that still wait.
     pub async fn run(mut self, stop: &CancellationToken) {
         let mut said = Said::of("Events cannot be told");
+        let mut waiting = VecDeque::new();
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
-            let event = tokio::select! {
+            while waiting.len() < AGAIN
+                && let Ok(news) = self.told.try_recv()
+            {
+                waiting.push_back(news);
+            }
+            let news = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                event = self.told.recv() => event,
+                news = self.next(&mut waiting) => news,
             };
-            let Some(event) = event else { return };
-            // What begins while the server is away is not said again: the Event waits for it.
-            let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-            while !self.send(&event, &mut said).await {
-                tokio::select! {
-                    biased;
-                    () = stop.cancelled() => break,
-                    () = sleep(backoff.next()) => {}
-                }
+            let Some(news) = news else { return };
+            let sent = self.send(&news, &mut said).await;
+            if sent == Sent::Over {
+                backoff.reset();
+                continue;
+            }
+            if news.told.elapsed() >= NEWS {
+                tracing::debug!(about = news.event.reason, "an Event is dropped: it could not be told in time");
+            } else if sent == Sent::Away {
+                waiting.push_front(news);
+            } else {
+                waiting.push_back(news);
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = sleep(backoff.next()) => {}
             }
         }
         self.told.close();
         let rest = async {
-            while let Some(event) = self.told.recv().await {
-                self.send(&event, &mut said).await;
+            while let Some(news) = self.next(&mut waiting).await {
+                self.send(&news, &mut said).await;
             }
         };
         timeout(LAST_WORDS, rest).await.ok();
     }
 
-    /// False when another try may help.
-    async fn send(&self, event: &Event, said: &mut Said) -> bool {
-        let Err(error) = self.post(event).await else {
-            said.works();
-            return true;
-        };
-        said.failed(&error.failure());
-        !matches!(error.cause, Cause::Unavailable { .. } | Cause::Unreachable(_) | Cause::Throttled | Cause::Timeout(_))
+    async fn next(&mut self, waiting: &mut VecDeque<News>) -> Option<News> {
+        match waiting.pop_front() {
+            Some(news) => Some(news),
+            None => self.told.recv().await,
+        }
     }
 
-    async fn post(&self, event: &Event) -> Result<(), Error> {
-        let event = object(event, &self.instance, Timestamp::now());
+    async fn send(&self, news: &News, said: &mut Said) -> Sent {
+        match self.post(news).await {
+            Ok(()) => {}
+            // It was told before, and the answer was lost.
+            Err(Error { cause: Cause::Conflict(_), .. }) => {}
+            Err(error) => {
+                said.failed(&error.failure());
+                return match error.cause {
+                    Cause::Unreachable(_) | Cause::Throttled | Cause::Timeout(_) => Sent::Away,
+                    Cause::Unavailable { .. } => Sent::Failing,
+                    _ => Sent::Over,
+                };
+            }
+        }
+        said.works();
+        Sent::Over
+    }
+
+    async fn post(&self, news: &News) -> Result<(), Error> {
+        let event = object(news, &self.instance);
         let params = PostParams { field_manager: Some(OPERATOR.into()), ..PostParams::default() };
         call(Doing::new("create", EVENTS, ""), None, || async { self.api.create(&params, &event).await }).await?;
         Ok(())
     }
 }
 
-fn object(event: &Event, instance: &str, now: Timestamp) -> v1::Event {
+/// A name for an Event about this that no other has. The server refuses what is longer than a name may be; and a Node that is none may
+/// be called what no object can be.
+fn name(regarding: &Regarding) -> String {
+    let about = match regarding {
+        Regarding::Record(name, _) => name.as_str(),
+        Regarding::Node(name, _) => name,
+    };
+    let fine = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' { c } else { '-' };
+    let begin: String = cut(about, LONGEST_NAME).to_ascii_lowercase().chars().map(fine).collect();
+    format!("{}.{:016x}", begin.trim_matches(['-', '.']), fastrand::u64(..))
+}
+
+fn object(news: &News, instance: &str) -> v1::Event {
+    let event = &news.event;
     let (api_version, kind, name, uid) = match &event.regarding {
         Regarding::Record(name, uid) => ("k3s.cattle.io/v1", "ETCDSnapshotFile", name.as_str(), uid),
         Regarding::Node(name, uid) => ("v1", "Node", name.as_str(), uid),
     };
-    // The server cuts it shorter and makes it unique, but refuses what is longer than a name may be.
-    // A Node that is none may be called what no object can be.
-    let fine = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' { c } else { '-' };
-    let begin: String = cut(name, LONGEST_NAME).to_ascii_lowercase().chars().map(fine).collect();
-    let begin = begin.trim_matches(['-', '.']);
     v1::Event {
-        metadata: ObjectMeta { generate_name: Some(format!("{begin}-")), namespace: Some(NAMESPACE.into()), ..ObjectMeta::default() },
-        event_time: Some(MicroTime(now)),
+        metadata: ObjectMeta { name: Some(news.name.clone()), namespace: Some(NAMESPACE.into()), ..ObjectMeta::default() },
+        event_time: Some(MicroTime(news.at)),
         reporting_controller: Some(OPERATOR.into()),
         reporting_instance: Some(instance.into()),
         action: Some("Reconcile".into()),
@@ -227,7 +291,8 @@ mod tests {
             reason: reason::DAMAGED,
             note: "its bytes do not match".into(),
         };
-        let object = serde_json::json!(object(&event, "cp1", Timestamp::UNIX_EPOCH));
+        let news = News { name: name(&event.regarding), event, at: Timestamp::UNIX_EPOCH, told: Instant::now() };
+        let object = serde_json::json!(object(&news, "cp1"));
         assert_eq!(object["regarding"]["name"], "local-x");
         assert_eq!(object["regarding"]["uid"], "uid");
         assert_eq!((&object["metadata"]["namespace"], &object["type"]), (&"default".into(), &"Warning".into()));

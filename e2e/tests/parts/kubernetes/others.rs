@@ -94,6 +94,39 @@ async fn a_server_that_takes_no_events_stops_nobody() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_event_whose_answer_is_lost_or_fails_is_told_once_and_holds_up_nobody() -> Result<()> {
+    let api = &Shared::get()?.api;
+    let kubernetes = api.kubernetes().await?;
+    let dir = scratch()?;
+    let (proxy, kubeconfig) = api.proxied(dir.path())?;
+    let lost = proxy.when(On::method("POST").times(1), Fault::LoseAnswer);
+    let failing = proxy.when(On::method("POST").skip(1).times(1), Fault::kubernetes(500, "InternalError"));
+    let name = format!("local-{}", unique());
+    let (events, publisher) = Events::new(operators(&kubeconfig).await?, "cp1");
+    for note in ["its answer is lost", "the server fails with it", "behind it"] {
+        events.tell(event(&name, note));
+    }
+    let stop = CancellationToken::new();
+    let telling = tokio::spawn({
+        let stop = stop.clone();
+        async move { publisher.run(&stop).await }
+    });
+    wait::until("all three", async || {
+        let told = kubernetes.events_about(&name).await?.len();
+        if told == 3 { Ok(()) } else { bail!("{told}") }
+    })
+    .await?;
+    stop.cancel();
+    telling.await?;
+    let mut told = kubernetes.events_about(&name).await?;
+    told.sort_by_key(|event| event.metadata.resource_version.as_ref().and_then(|version| version.parse::<u64>().ok()));
+    ensure!(lost.hits() == 1 && failing.hits() == 1 && proxy.count(&On::method("POST")) == 5, "{:?}", proxy.requests());
+    let notes: Vec<&str> = told.iter().filter_map(|event| event.note.as_deref()).collect();
+    ensure!(notes == ["its answer is lost", "behind it", "the server fails with it"], "{notes:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_node_is_seen_with_what_k3s_wrote_on_it() -> Result<()> {
     let api = &Shared::get()?.api;
     let (client, kubernetes) = (operators(&api.kubeconfig()).await?, api.kubernetes().await?);
