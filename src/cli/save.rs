@@ -72,10 +72,21 @@ async fn up(hand: &mut crate::controller::by_hand::ByHand, saved: &Saved, stop: 
                 PARTLY
             }
         }
-        Ok(_) => {
-            note("it is not uploaded by this run: it is there already, or retention keeps none of it there");
-            DONE
-        }
+        // An agent of this node was faster, or nobody would keep it there.
+        Ok(_) => match hand.is_in_bucket(&saved.file).await {
+            Ok(true) => {
+                note("it is in the bucket already: an agent of this node was faster");
+                DONE
+            }
+            Ok(false) => {
+                note("it is not uploaded: retention would keep none of it in the bucket, or it is not proven to be this cluster's; see ls");
+                PARTLY
+            }
+            Err(failure) => {
+                terminal::complain(&Trouble::failed("whether it is in the bucket cannot be known").because(failure.to_string()));
+                PARTLY
+            }
+        },
         Err(trouble) => {
             terminal::complain(&trouble);
             PARTLY

@@ -1,6 +1,6 @@
 //! What `upload` and `save` have in common: files go up, and each end is told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -11,8 +11,9 @@ use super::trouble::Trouble;
 use super::{DONE, FAILED, PARTLY};
 use crate::controller::by_hand::ByHand;
 use crate::controller::outcome::Outcome;
+use crate::controller::upload::End;
 use crate::decide::{Action, Asked, Veto};
-use crate::snapshot::{FileName, Upload};
+use crate::snapshot::FileName;
 
 /// How long a file that another process is sending is waited for, and how often it is looked at.
 const PATIENCE: Duration = Duration::from_mins(5);
@@ -31,7 +32,7 @@ pub async fn send(hand: &mut ByHand, only: &BTreeSet<FileName>, stop: &Cancellat
     if !hand.find_bucket().await? {
         return Err(Trouble::usage("there is no bucket: S3 is turned off"));
     }
-    let (mut planned, mut tried) = (BTreeSet::new(), BTreeSet::new());
+    let (mut planned, mut tried, mut ends) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
     let until = Instant::now() + PATIENCE;
     loop {
         hand.ask(Asked::Upload { only: only.clone(), tried: tried.clone() });
@@ -44,7 +45,7 @@ pub async fn send(hand: &mut ByHand, only: &BTreeSet<FileName>, stop: &Cancellat
             if step.veto == Some(Veto::K3sAtWork) {
                 return Err(Trouble::refused("nothing goes up: K3s is at work on the bucket, and manages its own snapshots"));
             }
-            planned.insert(file.name.clone());
+            planned.insert(file.name.clone(), file.clone());
             if *outcome == Outcome::Started {
                 tried.insert(file.name.clone());
             }
@@ -52,31 +53,35 @@ pub async fn send(hand: &mut ByHand, only: &BTreeSet<FileName>, stop: &Cancellat
         if stop.is_cancelled() {
             return Err(Trouble::failed("interrupted: what was begun is gone on with the next time"));
         }
-        if hand.next_upload().await {
+        let runs = hand.next_upload().await;
+        let ended = hand.upload_ends();
+        // A slot is free now.
+        let again = runs || !ended.is_empty();
+        ends.extend(ended);
+        if again {
             continue;
         }
-        // An agent of this node may be sending it: then it is waited for, and looked at again.
-        let uploads = hand.uploads().await;
-        let has_ended = |name: &FileName| matches!(uploads.get(name), Some(Upload::Done | Upload::Failed { .. }));
-        if tried.iter().all(has_ended) || Instant::now() >= until {
+        // An agent of this node is sending it, and may have recorded it before the next pass: so the bucket itself is asked.
+        let elsewhere: Vec<_> = planned.values().filter(|file| ends.get(&file.name) == Some(&End::Elsewhere)).collect();
+        if elsewhere.is_empty() || Instant::now() >= until {
             break;
         }
-        tried.retain(has_ended);
         stop.run_until_cancelled(sleep(PAUSE)).await;
-        hand.again();
+        for file in elsewhere {
+            hand.send_again(file).await;
+        }
     }
     let (mut up, mut failed) = (0, 0);
-    let mut uploads = hand.uploads().await;
-    for name in &planned {
-        let why = match uploads.remove(name) {
-            Some(Upload::Done) => {
+    for name in planned.keys() {
+        let why = match ends.remove(name) {
+            Some(End::Done) => {
                 up += 1;
                 print(&format!("Snapshot {name} uploaded.\n"))?;
                 continue;
             }
-            Some(Upload::Failed { why, .. }) => why,
-            Some(Upload::Begun { .. }) => "another process is sending it, or it was begun and is gone on with the next time".into(),
-            None => "another process is sending it, or it changed since it was looked at; look again".into(),
+            Some(End::Failed(failure)) => failure.to_string(),
+            Some(End::Elsewhere) => format!("another process has been sending it for {} minutes", PATIENCE.as_secs() / 60),
+            Some(End::Left) | None => "it changed since it was looked at; look again".into(),
         };
         failed += 1;
         complain(&Trouble::failed(format!("{name} is not uploaded")).because(why));
@@ -86,5 +91,5 @@ pub async fn send(hand: &mut ByHand, only: &BTreeSet<FileName>, stop: &Cancellat
         (0, _) => FAILED,
         _ => PARTLY,
     };
-    Ok(Sent { planned, code })
+    Ok(Sent { planned: planned.into_keys().collect(), code })
 }

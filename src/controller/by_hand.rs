@@ -20,11 +20,12 @@ use super::pass::Passed;
 use super::saver::Saver;
 use super::shared::Shared;
 use super::surroundings;
+use super::upload::End;
 use crate::config::RunSettings;
 use crate::decide::Asked;
 use crate::kubernetes::client::{ClientError, Source, client, nowhere};
 use crate::save::{SaveError, Saved, Tell};
-use crate::snapshot::{BaseName, ClusterId, Failure, FileName, Upload};
+use crate::snapshot::{BaseName, ClusterId, Failure, FileName, Listing, SnapshotFile, Upload};
 use crate::storage::{Memory, Store as _};
 
 /// How long Events and the cache have to end.
@@ -112,17 +113,31 @@ impl ByHand {
         *self.shared.asked.lock().unwrap_or_else(PoisonError::into_inner) = asked;
     }
 
-    /// What the state says of the uploads of the directory's files to the bucket.
-    pub async fn uploads(&self) -> BTreeMap<FileName, Upload> {
-        let Some(to) = self.shared.bucket().map(|connected| connected.bucket.storage().id()) else { return BTreeMap::new() };
-        let listed = self.hands.directory.list(&Memory::new()).await;
-        let uploads = self.hands.directory.uploads(listed.inventory.seen()).await;
-        uploads.into_iter().filter_map(|(name, mut uploads)| Some((name, uploads.remove(&to)?))).collect()
+    /// How uploads of this run ended since this was asked last.
+    pub fn upload_ends(&self) -> BTreeMap<FileName, End> {
+        self.hands.uploader.ends()
     }
 
-    /// What another process was sending, or what failed, may be tried again.
-    pub fn again(&self) {
+    /// Sends a file that another process was sending, if that has let go of it: the `HEAD` tells what became of it, and where
+    /// nothing did it goes on with what was begun.
+    pub async fn send_again(&self, file: &SnapshotFile) {
+        let Some(to) = self.shared.bucket().map(|connected| connected.bucket.storage().id()) else { return };
+        let files = Listing::from([(file.name.clone(), file.clone())]);
+        let noted = self.hands.directory.uploads(&files).await.remove(&file.name).and_then(|mut uploads| uploads.remove(&to));
+        let begun = match noted {
+            Some(Upload::Begun { id }) => Some(id),
+            _ => None,
+        };
         self.hands.uploader.again();
+        self.hands.uploader.start(file, begun);
+    }
+
+    /// Whether the bucket has something under this name, asked now.
+    pub async fn is_in_bucket(&self, name: &FileName) -> Result<bool, Failure> {
+        match self.shared.bucket() {
+            Some(connected) => Ok(connected.bucket.ask(name).await?.is_some()),
+            None => Ok(false),
+        }
     }
 
     /// Waits until an upload has ended. False when none runs.

@@ -3,7 +3,7 @@
 //! How far an upload has come goes to the state, before and after; its success wakes the directory's loop, which finds it
 //! there. Its failure waits for the beat. Told to stop, it ends where it is: the state knows its id, and the next start goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -36,6 +36,8 @@ struct Inner {
     shared: Arc<Shared>,
     directory: Directory,
     slots: Mutex<Slots>,
+    /// How uploads ended since somebody asked, or since the beat.
+    ends: Mutex<BTreeMap<FileName, End>>,
     tasks: TaskTracker,
     ended: Notify,
 }
@@ -51,11 +53,36 @@ enum Ended {
     Elsewhere,
 }
 
+/// How an upload ended, for who waits for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// It is in the bucket.
+    Done,
+    /// Another process is sending it.
+    Elsewhere,
+    /// It is not, and will be looked at again: it changed, or we are stopping.
+    Left,
+    /// It failed.
+    Failed(Failure),
+}
+
+impl From<&Result<Ended, Failure>> for End {
+    fn from(ended: &Result<Ended, Failure>) -> Self {
+        match ended {
+            Ok(Ended::Uploaded(_)) => Self::Done,
+            Ok(Ended::Elsewhere) => Self::Elsewhere,
+            Ok(Ended::Stale | Ended::Stopped) => Self::Left,
+            Err(failure) => Self::Failed(failure.clone()),
+        }
+    }
+}
+
 impl Uploader {
     /// For this directory.
     pub fn new(shared: Arc<Shared>, directory: Directory) -> Self {
         let slots = Mutex::new(Slots::new(SLOTS));
-        Self(Arc::new(Inner { shared, directory, slots, tasks: TaskTracker::new(), ended: Notify::new() }))
+        let (ends, tasks, ended) = (Mutex::default(), TaskTracker::new(), Notify::new());
+        Self(Arc::new(Inner { shared, directory, slots, ends, tasks, ended }))
     }
 
     /// The files that are going up.
@@ -63,9 +90,15 @@ impl Uploader {
         self.0.slots().running().clone()
     }
 
+    /// How uploads ended since this was asked last, or since the beat.
+    pub fn ends(&self) -> BTreeMap<FileName, End> {
+        std::mem::take(&mut *self.0.ends())
+    }
+
     /// For a beat: what failed may be tried again.
     pub fn again(&self) {
         self.0.slots().again();
+        self.0.ends().clear();
     }
 
     /// Begins to upload, if a slot is free, or goes on with what was begun.
@@ -105,6 +138,10 @@ impl Uploader {
 impl Inner {
     fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ends(&self) -> MutexGuard<'_, BTreeMap<FileName, End>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn upload(&self, connected: &Connected, file: &SnapshotFile, begun: Option<UploadId>) -> Result<Ended, Failure> {
@@ -152,6 +189,7 @@ impl Inner {
     async fn end(&self, connected: &Connected, file: &SnapshotFile, ended: Result<Ended, Failure>, start: Instant) {
         let (shared, storage) = (&self.shared, connected.bucket.storage().id());
         let about = format!("{ABOUT}{}", file.name);
+        self.ends().insert(file.name.clone(), End::from(&ended));
         let (outcome, failed) = match &ended {
             Ok(Ended::Uploaded(uploaded)) => {
                 tracing::info!(snapshot = %file.name, bucket = %connected.bucket.storage(), outcome = uploaded.word(), "the snapshot is in the bucket");

@@ -111,7 +111,6 @@ async fn a_bucket_that_is_away_costs_the_directory_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-#[ignore = "a known defect: a save by hand ends with 3 when an agent of the node sent its file, and recorded it, before the second look"]
 async fn three_saves_are_pruned_to_two_as_k3s_does_it() -> Result<()> {
     let saver = Saver::new().await?;
     let site = &saver.site;

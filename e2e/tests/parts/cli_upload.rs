@@ -1,5 +1,6 @@
 //! `upload` by hand: what the bucket lost comes back, each once, and nothing there is replaced.
 
+use std::collections::BTreeMap;
 use std::slice;
 
 use anyhow::{Result, ensure};
@@ -10,6 +11,7 @@ use e2e::site::Site;
 
 use crate::cli_save::{save, saved};
 use crate::common::{all_ready, complaints};
+use crate::look::bucket_becomes;
 use crate::schedule::Saver;
 
 fn upload(saver: &Saver) -> Result<Hand> {
@@ -26,7 +28,6 @@ fn puts(s3: &FaultProxy, site: &Site, name: &str) -> usize {
 }
 
 #[tokio::test]
-#[ignore = "a known defect: a save by hand ends with 3 when an agent of the node sent its file, and recorded it, before the second look"]
 async fn an_object_that_somebody_deleted_comes_back_by_upload_only() -> Result<()> {
     let saver = Saver::new().await?;
     let site = &saver.site;
@@ -41,9 +42,9 @@ async fn an_object_that_somebody_deleted_comes_back_by_upload_only() -> Result<(
     upload(&saver)?.arg(&name).run().await?.with(3)?.says("there already")?;
 
     site.bucket.delete(&site.key(&name)).await?;
-    all_ready(&mut operator, site, one, &[]).await?;
+    bucket_becomes(&mut operator, site, &BTreeMap::new()).await?;
     operator.beats(3).await?;
-    all_ready(&mut operator, site, one, &[]).await?;
+    bucket_becomes(&mut operator, site, &BTreeMap::new()).await?;
     let before = puts(&s3, site, &name);
     let hand = upload(&saver)?.flag("--s3-proxy", &through).arg("--missing");
     let ended = hand.run().await?.with(0)?;
