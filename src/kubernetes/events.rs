@@ -209,9 +209,8 @@ impl Publisher {
 
     async fn send(&self, news: &News, said: &mut Said) -> Sent {
         match self.post(news).await {
-            Ok(()) => {}
-            // It was told before, and the answer was lost.
-            Err(Error { cause: Cause::Conflict(_), .. }) => {}
+            // A conflict: it was told before, and the answer was lost.
+            Ok(()) | Err(Error { cause: Cause::Conflict(_), .. }) => {}
             Err(error) => {
                 said.failed(&error.failure());
                 return match error.cause {
