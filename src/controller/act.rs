@@ -142,7 +142,7 @@ impl<S: Store> Acting<'_, S> {
 
     async fn abort(&self, name: &FileName, id: &UploadId) -> Outcome {
         let Some(connected) = self.parts.shared.bucket() else { return Outcome::Abandoned };
-        match self.parts.permit.hold(connected.bucket.abort(name, id)).await {
+        match self.parts.permit.hold(Box::pin(connected.bucket.abort(name, id))).await {
             Some(Ok(())) => {}
             Some(Err(error)) => return Outcome::Failed(error.failure()),
             None => return Outcome::Abandoned,
