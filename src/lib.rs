@@ -8,6 +8,7 @@ pub mod boltdb;
 pub mod cli;
 pub mod config;
 pub mod controller;
+pub mod deadline;
 pub mod decide;
 mod duration;
 pub mod etcd;

@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | a node with its directory and bucket on the shared servers, and an operator on it | [`site::Site`] |
 //! | an API server, etcd or S3 server that it may stop or restore | [`apiserver::ApiServer`], [`etcd::Etcd`], [`s3::S3`] |
+//! | another S3 server than that one | [`minio::Minio`] |
 //! | snapshots, whole and damaged | [`snapshots`] |
 //! | requests counted, delayed, dropped, answered wrongly | [`proxy::FaultProxy`] |
 //! | a Prometheus that scrapes operators, and the chart's alerts and dashboards | [`prometheus::Prometheus`], [`monitoring`] |
@@ -27,6 +28,7 @@ pub mod hand;
 pub mod http;
 pub mod kubernetes;
 pub mod metrics;
+pub mod minio;
 pub mod monitoring;
 pub mod operator;
 pub mod ports;

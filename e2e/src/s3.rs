@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context as _, Result};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, RequestChecksumCalculation};
+use aws_sdk_s3::types::{DefaultRetention, ObjectLockConfiguration, ObjectLockEnabled, ObjectLockRetentionMode, ObjectLockRule};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tempfile::TempDir;
@@ -18,6 +19,9 @@ use crate::{http, ports, tools, wait};
 
 /// Virtual-host style works for this domain: `bucket.s3.test`, reached through [`S3Access::proxied`] as an HTTP proxy.
 pub const DOMAIN: &str = "s3.test";
+
+/// Who may do what; where there is no such file, everybody may do everything.
+const IDENTITIES: &str = "s3.json";
 
 /// Where an S3 server is and how to get in: all that a test needs of one that it does not own.
 #[derive(Clone, Serialize, Deserialize)]
@@ -50,6 +54,17 @@ impl S3Access {
     pub async fn bucket(&self, name: &str) -> Result<Bucket> {
         let client = self.client();
         client.create_bucket().bucket(name).send().await.with_context(|| format!("create bucket {name}"))?;
+        Ok(self.existing(name))
+    }
+
+    /// Makes an empty bucket with versions, in which each object is locked for a day from when it was put there.
+    pub async fn locked_bucket(&self, name: &str) -> Result<Bucket> {
+        let client = self.client();
+        client.create_bucket().bucket(name).object_lock_enabled_for_bucket(true).send().await.with_context(|| format!("create {name}"))?;
+        let day = DefaultRetention::builder().mode(ObjectLockRetentionMode::Compliance).days(1).build();
+        let rule = ObjectLockRule::builder().default_retention(day).build();
+        let lock = ObjectLockConfiguration::builder().object_lock_enabled(ObjectLockEnabled::Enabled).rule(rule).build();
+        client.put_object_lock_configuration().bucket(name).object_lock_configuration(lock).send().await.context("lock the bucket")?;
         Ok(self.existing(name))
     }
 
@@ -158,7 +173,16 @@ impl Deref for S3 {
 }
 
 impl S3 {
-    pub async fn start() -> Result<Self> {
+    pub fn start() -> impl Future<Output = Result<Self>> {
+        Self::start_with(true)
+    }
+
+    /// One that asks for no signature, so that a proxy may change what was signed.
+    pub fn start_open() -> impl Future<Output = Result<Self>> {
+        Self::start_with(false)
+    }
+
+    async fn start_with(signed: bool) -> Result<Self> {
         let dir = scratch()?;
         std::fs::create_dir(dir.path().join("data"))?;
         let access = S3Access { port: 0, access_key: "access-key-of-the-tests".into(), secret_key: "secret-key-of-the-tests".into() };
@@ -167,7 +191,9 @@ impl S3 {
             "credentials": [{ "accessKey": access.access_key, "secretKey": access.secret_key }],
             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
         }] });
-        std::fs::write(dir.path().join("s3.json"), identities.to_string())?;
+        if signed {
+            std::fs::write(dir.path().join(IDENTITIES), identities.to_string())?;
+        }
         let mut server = Self { access, dir, others: [0; 7], process: None };
         with_free_ports(async || {
             server.access.port = ports::free();
@@ -207,7 +233,10 @@ impl S3 {
         ] {
             launch = launch.flag(name, value);
         }
-        launch = launch.arg("-master.telemetry=false").flag("-dir", dir.join("data")).flag("-s3.config", dir.join("s3.json"));
+        launch = launch.arg("-master.telemetry=false").flag("-dir", dir.join("data"));
+        if dir.join(IDENTITIES).exists() {
+            launch = launch.flag("-s3.config", dir.join(IDENTITIES));
+        }
         launch = launch.flag("-filer.localSocket", dir.join("filer.sock")).flag("-s3.localSocket", dir.join("s3.sock"));
         // As it comes it grows seven volumes at a time for each bucket, and a small disk has no room for those of many tests.
         launch = launch.env("WEED_MASTER_VOLUME_GROWTH_COPY_1", "1");

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt as _;
-use tokio::time::timeout_at;
 
 use super::outcome::Outcome;
 use super::parts::Parts;
@@ -126,17 +125,11 @@ impl<S: Store> Acting<'_, S> {
         if self.parts.shared.stop.is_cancelled() {
             return Outcome::Abandoned;
         }
-        let Some(until) = self.parts.permit.until() else { return Outcome::Abandoned };
-        let removal = self.parts.store.remove(file, self.adopting);
-        let removed = match until {
-            Some(until) => timeout_at(until, removal).await,
-            None => Ok(removal.await),
-        };
-        match removed {
-            Ok(Ok(Removed::Done | Removed::Absent)) => {}
-            Ok(Ok(Removed::Stale)) => return Outcome::Stale,
-            Ok(Err(failure)) => return Outcome::Failed(failure),
-            Err(_) => return Outcome::Abandoned,
+        match self.parts.permit.hold(self.parts.store.remove(file, self.adopting)).await {
+            Some(Ok(Removed::Done | Removed::Absent)) => {}
+            Some(Ok(Removed::Stale)) => return Outcome::Stale,
+            Some(Err(failure)) => return Outcome::Failed(failure),
+            None => return Outcome::Abandoned,
         }
         for record in records {
             let Some(until) = self.parts.permit.until() else { break };
@@ -148,9 +141,11 @@ impl<S: Store> Acting<'_, S> {
     }
 
     async fn abort(&self, name: &FileName, id: &UploadId) -> Outcome {
-        let Some(connected) = self.parts.shared.bucket().filter(|_| self.parts.permit.until().is_some()) else { return Outcome::Abandoned };
-        if let Err(error) = connected.bucket.abort(name, id).await {
-            return Outcome::Failed(error.failure());
+        let Some(connected) = self.parts.shared.bucket() else { return Outcome::Abandoned };
+        match self.parts.permit.hold(Box::pin(connected.bucket.abort(name, id))).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return Outcome::Failed(error.failure()),
+            None => return Outcome::Abandoned,
         }
         // In the bucket's own pass it was begun by somebody whose state is lost.
         let Some(hands) = self.parts.hands else { return Outcome::Done };

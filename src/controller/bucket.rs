@@ -40,8 +40,7 @@ pub struct BucketLoop {
     layer: Option<S3Layer>,
     bundles: Option<CaBundles>,
     running: Option<Candidacy>,
-    /// When to look next for multipart uploads that nobody goes on with.
-    sweep: Option<Instant>,
+    sweep: Sweep,
     tasks: TaskTracker,
 }
 
@@ -55,7 +54,7 @@ struct Candidacy {
 impl BucketLoop {
     /// Nothing is asked yet. The Leases are in `namespace`, held as `holder`.
     pub fn new(shared: Arc<Shared>, namespace: String, holder: String) -> Self {
-        Self { shared, namespace, holder, layer: None, bundles: None, running: None, sweep: None, tasks: TaskTracker::new() }
+        Self { shared, namespace, holder, layer: None, bundles: None, running: None, sweep: Sweep::default(), tasks: TaskTracker::new() }
     }
 
     /// One pass. None when this agent does not lead.
@@ -82,7 +81,7 @@ impl BucketLoop {
         super::surroundings::looked(&self.shared).await;
         let connected = self.connect(access).await;
         if leadership.until().is_none() {
-            self.sweep = None;
+            self.sweep = Sweep::default();
             self.shared.metrics.leads(metrics::Leadership::Follower);
             self.shared.health.stands_down(Loop::Bucket);
             self.hear(Part::Bucket, connected.err().as_ref());
@@ -132,19 +131,13 @@ impl BucketLoop {
     /// Multipart uploads of objects of ours that were begun long ago: looked for once a day, and not in the first hour, so that
     /// neither a beat nor a restart costs a request for them.
     async fn abandoned(&mut self, connected: &Connected) -> Vec<(FileName, UploadId)> {
-        let now = Instant::now();
-        let due = self.sweep.is_some_and(|at| at <= now);
-        if self.sweep.is_none() || due {
-            self.sweep = now.checked_add(if due { SWEEP } else { FIRST_SWEEP });
-        }
-        if !due {
+        if !self.sweep.is_due(Instant::now()) {
             return Vec::new();
         }
         let records = self.shared.cache.records().unwrap_or_default();
         let of_bucket = records.iter().filter(|record| record.storage.as_ref() == Some(connected.bucket.storage()));
         let names = of_bucket.filter_map(|record| record.file.clone()).collect();
-        let before = self.shared.now().saturating_sub(ABANDONED).unwrap_or(Timestamp::MIN);
-        let found = connected.bucket.abandoned(&names, before).await;
+        let found = connected.bucket.abandoned(&names, abandoned_before(self.shared.now())).await;
         self.shared
             .voice
             .hear("looking for multipart uploads that nobody goes on with", found.as_ref().err().map(S3Error::failure).as_ref());
@@ -264,6 +257,26 @@ impl BucketLoop {
     }
 }
 
+/// When to look next for multipart uploads that nobody goes on with: as long as we lead, and not known before we do.
+#[derive(Debug, Default)]
+struct Sweep(Option<Instant>);
+
+impl Sweep {
+    /// Whether it is time, for each pass of the leader.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let due = self.0.is_some_and(|at| at <= now);
+        if self.0.is_none() || due {
+            self.0 = now.checked_add(if due { SWEEP } else { FIRST_SWEEP });
+        }
+        due
+    }
+}
+
+/// An upload that was begun before this is gone on with by nobody.
+fn abandoned_before(now: Timestamp) -> Timestamp {
+    now.saturating_sub(ABANDONED).unwrap_or(Timestamp::MIN)
+}
+
 /// A client for these settings. Sends nothing.
 pub async fn connect(shared: &Shared, access: S3Access, cluster: ClusterId) -> Result<Connected, Failure> {
     shared.health.allow(access.timeout);
@@ -313,5 +326,22 @@ pub fn shown(access: &S3Access) -> S3 {
         region: access.region.clone(),
         prefix: access.folder.clone(),
         insecure: access.insecure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn left_uploads_are_looked_for_once_a_day_by_who_leads_for_an_hour_and_are_seven_days_old() {
+        let (mut sweep, begun) = (Sweep::default(), Instant::now());
+        let mut is_due = |minutes: u64| sweep.is_due(begun + Duration::from_mins(minutes));
+        assert_eq!(
+            [0, 59, 60, 61, 60 + 24 * 60 - 1, 60 + 24 * 60, 61 + 24 * 60].map(&mut is_due),
+            [false, false, true, false, false, true, false]
+        );
+        let now: Timestamp = "2026-11-25T12:00:00Z".parse().unwrap();
+        assert_eq!(abandoned_before(now), "2026-11-18T12:00:00Z".parse().unwrap());
     }
 }

@@ -2,6 +2,7 @@
 
 use tokio::time::Instant;
 
+use crate::deadline::{Moment, before};
 use crate::kubernetes::lease::Leadership;
 
 /// Leave to write.
@@ -19,7 +20,16 @@ impl Permit {
     pub fn until(&self) -> Option<Option<Instant>> {
         match self {
             Self::Always => Some(None),
-            Self::Leading(leadership) => leadership.until().map(Some),
+            Self::Leading(leadership) => leadership.until().map(Moment::timers).map(Some),
+        }
+    }
+
+    /// Does several requests one after the other, and sends none of them once we may not write any more, whatever came in meanwhile.
+    /// None: it was given up for that.
+    pub async fn hold<T>(&self, requests: impl Future<Output = T>) -> Option<T> {
+        match self {
+            Self::Always => Some(requests.await),
+            Self::Leading(leadership) => before(leadership.until()?, requests).await,
         }
     }
 }

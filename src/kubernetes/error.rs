@@ -4,6 +4,7 @@
 //! which the server did not execute.
 
 use std::fmt;
+use std::future::pending;
 use std::time::Duration;
 
 use kube::client::{AuthError, UpgradeConnectionError};
@@ -212,7 +213,13 @@ where
     let patient = async {
         for _ in 1..ATTEMPTS {
             match request().await {
-                Err(kube::Error::Api(status)) if status.code == 429 && Instant::now() + pause(&status) < end => sleep(pause(&status)).await,
+                Err(kube::Error::Api(status)) if status.code == 429 && Instant::now() + pause(&status) < end => {
+                    sleep(pause(&status)).await;
+                    // It may have been a longer one: the time to send anything is over, and the timeout says so.
+                    if Instant::now() >= end {
+                        pending::<()>().await;
+                    }
+                }
                 answer => return answer,
             }
         }
@@ -299,6 +306,18 @@ mod tests {
             assert_eq!((answer.unwrap_err().category(), count.get()), ("throttled", sent), "{pause} s");
             assert!(begun.elapsed() < REQUEST_TIMEOUT);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_slept_longer_than_the_server_asked_for_sends_nothing_after_its_deadline() {
+        let count = Cell::new(0);
+        let mut asking = std::pin::pin!(call(doing(), Some(Instant::now() + Duration::from_secs(5)), async || {
+            count.set(count.get() + 1);
+            Err::<(), _>(kube::Error::Api(status(429).boxed()))
+        }));
+        tokio::time::timeout(PAUSE / 2, &mut asking).await.unwrap_err();
+        tokio::time::advance(Duration::from_mins(1)).await;
+        assert_eq!((asking.await.unwrap_err().category(), count.get()), ("deadline", 1));
     }
 
     #[tokio::test(start_paused = true)]

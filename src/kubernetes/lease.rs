@@ -18,6 +18,7 @@ use tracing::info;
 use super::OPERATOR;
 use super::error::{Cause, Doing, Error, call_within};
 use super::said::Said;
+use crate::deadline::Moment;
 
 const LEASES: &str = "leases.coordination.k8s.io";
 
@@ -49,13 +50,13 @@ pub fn holder(node: &str) -> String {
 
 /// Whether we lead. Clones look at the same election.
 #[derive(Debug, Clone)]
-pub struct Leadership(watch::Receiver<Option<Instant>>);
+pub struct Leadership(watch::Receiver<Option<Moment>>);
 
 impl Leadership {
     /// Until when we may act as leader; None when we may not.
-    pub fn until(&self) -> Option<Instant> {
+    pub fn until(&self) -> Option<Moment> {
         let until = *self.0.borrow();
-        until.filter(|until| *until > Instant::now())
+        until.filter(|until| !until.has_come())
     }
 
     /// Waits until leadership begins or ends. Never returns once the election has stopped.
@@ -74,7 +75,7 @@ pub struct Election {
     holder: String,
     timing: Timing,
     params: PostParams,
-    state: watch::Sender<Option<Instant>>,
+    state: watch::Sender<Option<Moment>>,
     seen: Option<Seen>,
 }
 
@@ -107,7 +108,7 @@ impl Election {
     pub async fn run(mut self, stop: &CancellationToken) {
         let mut said = Said::of("this agent cannot take part in the election of a leader");
         loop {
-            let begun = Instant::now();
+            let begun = Moment::now();
             let tried = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -116,7 +117,7 @@ impl Election {
             match tried {
                 Ok(true) => {
                     said.works();
-                    self.set(Some(begun + self.timing.renew_within));
+                    self.set(Some(begun.after(self.timing.renew_within)));
                 }
                 Ok(false) => {
                     said.works();
@@ -124,14 +125,14 @@ impl Election {
                 }
                 Err(error) => {
                     said.failed(&error.failure());
-                    if self.until().is_some_and(|until| until <= Instant::now()) {
+                    if self.until().is_some_and(Moment::has_come) {
                         self.set(None);
                     }
                 }
             }
             let pause = match self.until() {
                 // A failed try is followed by another one before the time is over, and the end of it is noticed.
-                Some(until) => self.timing.retry.min(until.saturating_duration_since(Instant::now())),
+                Some(until) => self.timing.retry.min(until.timers().saturating_duration_since(Instant::now())),
                 None => self.timing.retry.mul_f64(1.0 + 1.2 * fastrand::f64()),
             };
             tokio::select! {
@@ -143,12 +144,12 @@ impl Election {
         self.release().await;
     }
 
-    fn until(&self) -> Option<Instant> {
+    fn until(&self) -> Option<Moment> {
         *self.state.borrow()
     }
 
     /// Those who wait for a change are told of beginnings and ends, not of each renewal.
-    fn set(&self, until: Option<Instant>) {
+    fn set(&self, until: Option<Moment>) {
         let news = self.state.send_if_modified(|state| std::mem::replace(state, until).is_some() != until.is_some());
         if news {
             info!(lease = self.name, holder = self.holder, "{}", if until.is_some() { "leading" } else { "no longer leading" });

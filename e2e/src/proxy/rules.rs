@@ -35,6 +35,7 @@ pub struct On {
     query: Vec<(String, Option<String>)>,
     no_query: Vec<String>,
     header: Option<String>,
+    no_header: Option<String>,
     skip: usize,
     times: Option<usize>,
 }
@@ -90,6 +91,12 @@ impl On {
         self
     }
 
+    /// Lacks this header, named in lower case.
+    pub fn without_header(mut self, name: &str) -> Self {
+        self.no_header = Some(name.to_owned());
+        self
+    }
+
     /// A rule begins with the request after this many. Does not matter to a count.
     pub fn skip(mut self, requests: usize) -> Self {
         self.skip = requests;
@@ -107,6 +114,7 @@ impl On {
         (self.methods.is_empty() || self.methods.contains(&seen.method))
             && self.path.as_ref().is_none_or(|pattern| fits(pattern, &seen.path))
             && self.header.as_ref().is_none_or(|name| seen.header(name).is_some())
+            && self.no_header.as_ref().is_none_or(|name| seen.header(name).is_none())
             && self.no_query.iter().all(|name| seen.query(name).is_none())
             && self.query.iter().all(|(name, wanted)| match (seen.query(name), wanted) {
                 (None, _) => false,
@@ -146,6 +154,10 @@ pub enum Fault {
     Rewrite(Rewriter),
     /// The object or objects of an S3 server's answer were last changed so much earlier.
     Older(Duration),
+    /// The server gets the request without this header. One that was signed is taken only by a server that asks for no signature.
+    Unheard(&'static str),
+    /// The server gets the request with this query parameter more. As above.
+    Asking(&'static str, String),
 }
 
 impl Fault {
@@ -323,6 +335,7 @@ mod tests {
 
     #[test]
     fn a_request_is_like_what_every_part_says() {
+        assert!(On::any().without_header("x").is_like(&seen("GET", "/", &[])) && !On::any().header("x").is_like(&seen("GET", "/", &[])));
         let second_page = On::list_objects().query("continuation-token").without_query("delimiter");
         assert!(second_page.is_like(&seen("GET", "/b", &[("list-type", "2"), ("continuation-token", "x")])));
         assert!(!second_page.is_like(&seen("GET", "/b", &[("list-type", "2")])));

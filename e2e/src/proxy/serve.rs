@@ -105,6 +105,8 @@ async fn exchange(client: &mut Peer, server: &mut Peer, rules: &Mutex<Rules>) ->
         Some((Fault::BlackHole, _)) => std::future::pending().await,
         Some((Fault::Reply(reply), _)) => return answer(client, &request, &method, reply).await,
         Some((Fault::Answer(make), _)) => return answer(client, &request, &method, &make(&seen)).await,
+        Some((Fault::Unheard(header), _)) => request.remove(header),
+        Some((Fault::Asking(name, value), _)) => request.ask(name, value),
         Some((
             Fault::CutRequest(_) | Fault::LoseAnswer | Fault::HoldAnswer | Fault::CutBody(_) | Fault::Rewrite(_) | Fault::Older(_),
             _,

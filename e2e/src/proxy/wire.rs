@@ -68,6 +68,13 @@ impl Head {
         }
     }
 
+    /// Adds a query parameter, which needs no encoding.
+    pub(super) fn ask(&mut self, name: &str, value: &str) {
+        let (method, target) = self.words();
+        let sign = if target.contains('?') { '&' } else { '?' };
+        self.first = format!("{method} {target}{sign}{name}={value} HTTP/1.1");
+    }
+
     pub(super) fn seen(&self) -> Seen {
         let (method, target) = self.words();
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -253,6 +260,17 @@ mod tests {
         let mut head = head("GET http://bucket.s3.test/key?x=1 HTTP/1.1\r\nHost: bucket.s3.test\r\n\r\n").await;
         head.strip_authority();
         assert_eq!(head.first, "GET /key?x=1 HTTP/1.1");
+    }
+
+    #[tokio::test]
+    async fn a_parameter_more_goes_to_the_end_of_the_query() {
+        for (before, after) in
+            [("GET /b?list-type=2 HTTP/1.1", "GET /b?list-type=2&max-keys=3 HTTP/1.1"), ("GET /b HTTP/1.1", "GET /b?max-keys=3 HTTP/1.1")]
+        {
+            let mut head = head(&format!("{before}\r\n\r\n")).await;
+            head.ask("max-keys", "3");
+            assert_eq!(head.first, after);
+        }
     }
 
     #[tokio::test]

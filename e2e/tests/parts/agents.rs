@@ -12,6 +12,7 @@ use e2e::site::Site;
 use e2e::{snapshots, wait};
 
 use crate::common::{RECORDS, all_ready, counted, local_beats, ready, rises, versions, writes};
+use crate::invariants::{Left, invariants};
 use crate::leases::{held_by, leases};
 
 /// One agent of a bucket that it shares: its requests to the S3 server pass a proxy of its own.
@@ -134,7 +135,11 @@ async fn a_leader_that_is_killed_is_replaced_and_its_local_records_stay() -> Res
     first.site.bucket.delete(&first.site.key(&gone)).await?;
     first.site.put_ours(&object, snapshots::tiny(2)).await?;
     leads(&mut follower).await?;
-    all_ready(&mut follower, &first.site, &[local], &[object]).await
+    all_ready(&mut follower, &first.site, slice::from_ref(&local), slice::from_ref(&object)).await?;
+    let there = [object, local.clone()];
+    invariants(follower, &second.setup, &second.site, &Left::new(&[], &there)).await?;
+    let back = first.setup.start().await?;
+    invariants(back, &first.setup, &first.site, &Left::new(&[local], &there)).await
 }
 
 #[tokio::test]
@@ -182,7 +187,7 @@ async fn a_leader_that_slept_over_its_lease_does_nothing_when_it_wakes() -> Resu
     leads(&mut sleeper).await?;
     sleeper.beats(2).await?;
     ensure!(versions(&first.site.bucket_records().await?) == before, "a record flapped");
-    Ok(())
+    invariants(sleeper, &first.setup, &first.site, &Left::new(&[], &names[1..])).await
 }
 
 #[tokio::test]
@@ -220,7 +225,8 @@ async fn a_delete_that_was_on_its_way_when_its_leader_fell_asleep_deletes_nothin
     local_beats(&mut sleeper, 2).await?;
     other.beats(2).await?;
     ensure!(versions(&first.site.bucket_records().await?) == versions(&[new]), "the record of the new object was deleted for the old one");
-    Ok(())
+    invariants(sleeper, &first.setup, &first.site, &Left::new(&[], &object)).await?;
+    invariants(other, &second.setup, &second.site, &Left::new(&[], &object)).await
 }
 
 #[tokio::test]

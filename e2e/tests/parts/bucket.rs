@@ -12,6 +12,7 @@ use e2e::wait;
 use kube::api::DynamicObject;
 use sha2::{Digest as _, Sha256};
 
+use crate::invariants::{Left, as_found, invariants};
 use crate::look::{annotation, bucket_becomes, bucket_passes, errors, expected, falls_ill, is_well, shown, states, value};
 
 fn sha256(bytes: &[u8]) -> String {
@@ -71,7 +72,8 @@ async fn every_object_has_the_record_that_it_deserves() -> Result<()> {
 
     let mut wanted = expected(objects.iter().map(|(name, _, _, short)| (name, short)));
     wanted.insert(name("silent-and-odd"), odd);
-    let mut operator = site.operator_with_bucket().flag("--etcd-s3-endpoint", s3.endpoint()).start().await?;
+    let setup = site.operator_with_bucket().flag("--etcd-s3-endpoint", s3.endpoint());
+    let mut operator = setup.start().await?;
     bucket_becomes(&mut operator, &site, &wanted).await?;
     is_well(&mut operator).await?;
     let kinds = ["good", "plausible", "damaged", "another-cluster", "unknown", "unverified"];
@@ -107,7 +109,7 @@ async fn every_object_has_the_record_that_it_deserves() -> Result<()> {
     let asked = s3.count(&On::method("HEAD").path(&format!("/{}/folder/*", site.bucket.name)));
     ensure!(asked == wanted.len(), "{asked} HEAD for {} records", wanted.len());
     ensure!(errors(&operator, "s3").await? == 0, "an empty bucket is no failure");
-    Ok(())
+    invariants(operator, &setup, &site, &Left::default()).await
 }
 
 #[tokio::test]
@@ -119,7 +121,8 @@ async fn a_key_of_three_hundred_characters_has_a_record() -> Result<()> {
     ensure!(key.len() == 300);
     site.bucket.put(&format!("{folder}/.metadata/{name}"), r#"{"a":"b"}"#).await?;
     site.bucket.put(&key, snapshots::tiny(1)).await?;
-    let mut operator = site.operator_with_bucket().flag("--etcd-s3-folder", folder).start().await?;
+    let setup = site.operator_with_bucket().flag("--etcd-s3-folder", &folder);
+    let mut operator = setup.start().await?;
     bucket_becomes(&mut operator, &site, &expected([(&name, "plausible")])).await?;
     is_well(&mut operator).await?;
     let before = states(&site.bucket_records().await?);
@@ -127,7 +130,9 @@ async fn a_key_of_three_hundred_characters_has_a_record() -> Result<()> {
     ensure!(states(&site.bucket_records().await?) == before, "it is written again and again");
     ensure!(site.bucket_records().await?[0].data["spec"]["location"] == format!("s3://{}/{key}", site.bucket.name));
     site.bucket.delete(&key).await?;
-    bucket_becomes(&mut operator, &site, &BTreeMap::new()).await
+    bucket_becomes(&mut operator, &site, &BTreeMap::new()).await?;
+    site.bucket.delete(&format!("{folder}/.metadata/{name}")).await?;
+    invariants(operator, &setup, &site, &Left::default()).await
 }
 
 #[tokio::test]
@@ -139,7 +144,8 @@ async fn an_object_that_changes_has_the_record_of_what_it_is_now() -> Result<()>
     // Replaced between its listing and its HEAD.
     site.put_ours(&name, bytes.clone()).await?;
     let held = s3.when(On::method("HEAD").path(&format!("*/{name}")), Fault::Hold);
-    let mut operator = site.operator_with_bucket().flag("--etcd-s3-endpoint", s3.endpoint()).start().await?;
+    let setup = site.operator_with_bucket().flag("--etcd-s3-endpoint", s3.endpoint());
+    let mut operator = setup.start().await?;
     operator
         .until("the HEAD", async |_| {
             ensure!(held.hits() > 0);
@@ -222,7 +228,8 @@ async fn an_object_that_changes_has_the_record_of_what_it_is_now() -> Result<()>
     bucket_becomes(&mut operator, &site, &BTreeMap::new()).await?;
     is_well(&mut operator).await?;
     ensure!(errors(&operator, "s3").await? == 0);
-    Ok(())
+    let foreign = as_found(&site.bucket, site.bucket.keys().await?).await?;
+    invariants(operator, &setup, &site, &Left::default().foreign(foreign)).await
 }
 
 const MANY: u16 = 2_500;

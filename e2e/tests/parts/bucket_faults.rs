@@ -1,17 +1,19 @@
 //! Bad days of the bucket: what the server says instead of a listing, and what it does not say at all.
 
 use anyhow::{Result, ensure};
-use e2e::operator::Operator;
+use e2e::operator::{Operator, OperatorSetup};
 use e2e::proxy::{Fault, FaultProxy, Handle, On, Reply};
 use e2e::site::{FOLDER, Site};
 use e2e::snapshots;
 
+use crate::invariants::{Left, invariants};
 use crate::look::{bucket_becomes, bucket_passes, errors, expected, falls_ill, is_well, local_becomes, shown, states, value, warnings};
 
 /// A bucket with three objects behind a proxy, and an operator that has recorded them.
 struct Spoiled {
     site: Site,
     s3: FaultProxy,
+    setup: OperatorSetup,
     operator: Operator,
     records: Vec<(String, String)>,
     /// How many snapshots the directory has.
@@ -30,7 +32,7 @@ impl Spoiled {
         bucket_becomes(&mut operator, &site, &expected((0..3).map(|number| (site.name(number), "plausible")))).await?;
         is_well(&mut operator).await?;
         let records = states(&site.bucket_records().await?);
-        Ok(Self { site, s3, operator, records, local: 0 })
+        Ok(Self { site, s3, setup, operator, records, local: 0 })
     }
 
     /// While rules hold: the bucket is ill with these words, its passes fail, no record of it was touched, and the directory's go on.
@@ -69,11 +71,18 @@ impl Spoiled {
         Ok(())
     }
 
-    /// Nothing that must not happen did.
-    async fn no_mistakes(&self) -> Result<()> {
+    /// Nothing that must not happen did, and the bucket holds exactly these of ours.
+    async fn ends_well(mut self, left: &[String]) -> Result<()> {
         ensure!(value(&self.operator, "vetoes_total", &[]).await? == 0, "a step had to be stopped at the last moment");
         ensure!(self.operator.get("/healthz").await?.status == 200, "a restart does not help against a bucket");
-        Ok(())
+        let local: Vec<String> = (0..self.local).map(|number| self.site.name_of_another(number)).collect();
+        is_well(&mut self.operator).await?;
+        invariants(self.operator, &self.setup, &self.site, &Left::new(&local, left)).await
+    }
+
+    /// The first three objects, but for one that was deleted.
+    fn left(&self, gone: Option<i64>) -> Vec<String> {
+        (0..3).filter(|number| Some(*number) != gone).map(|number| self.site.name(number)).collect()
     }
 }
 
@@ -105,7 +114,8 @@ async fn a_server_that_refuses_is_said_and_costs_no_record() -> Result<()> {
             spoiled.forgets_what_is_gone(0).await?;
         }
     }
-    spoiled.no_mistakes().await
+    let left = spoiled.left(Some(0));
+    spoiled.ends_well(&left).await
 }
 
 /// The text of one object in a listing.
@@ -196,8 +206,8 @@ async fn a_listing_that_cannot_be_believed_costs_no_record() -> Result<()> {
     let asked = value(&spoiled.operator, "actions_total", &[("action", "forget"), ("outcome", "stale")]).await?;
     ensure!(asked > 0 && rule.hits() > 0, "it was never asked for");
     rule.remove();
-    is_well(&mut spoiled.operator).await?;
-    spoiled.no_mistakes().await
+    let left = spoiled.left(None);
+    spoiled.ends_well(&left).await
 }
 
 #[tokio::test]
@@ -223,13 +233,11 @@ async fn a_silent_bucket_stops_nothing_else_and_comes_back_by_itself() -> Result
     spoiled.s3.black_hole();
     spoiled.is_ill("had no answer within etcd-s3-timeout").await?;
     ensure!(spoiled.operator.terminate().await?.success());
-    spoiled.no_records_lost().await
-}
-
-impl Spoiled {
-    async fn no_records_lost(&self) -> Result<()> {
-        self.is_untouched("the end").await
-    }
+    spoiled.is_untouched("the end").await?;
+    spoiled.s3.restore();
+    spoiled.operator = spoiled.setup.start().await?;
+    let left = spoiled.left(Some(0));
+    spoiled.ends_well(&left).await
 }
 
 #[tokio::test]
@@ -259,6 +267,6 @@ async fn one_object_that_may_not_be_read_costs_only_itself() -> Result<()> {
     rules.into_iter().for_each(Handle::remove);
     let all = wanted(&[&locked, &open, &late]).into_iter().filter(|(name, _)| *name != known[0]).collect();
     bucket_becomes(&mut spoiled.operator, &spoiled.site, &all).await?;
-    is_well(&mut spoiled.operator).await?;
-    spoiled.no_mistakes().await
+    let left = [&known[1..], &[locked, open, late]].concat();
+    spoiled.ends_well(&left).await
 }

@@ -6,19 +6,21 @@
 
 use std::slice;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use e2e::apiserver::ApiServer;
 use e2e::operator::{Operator, OperatorSetup};
 use e2e::proxy::{Fault, FaultProxy, On};
 use e2e::shared::Shared;
 use e2e::site::Site;
 use e2e::snapshots;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, DeleteParams};
+use serde_json::{Value, json};
 
 use crate::common::{complaints, local_beats, name, versions, writes};
 use crate::invariants::{Left, invariants, told};
-use crate::look::{annotation, expected, is_well, local_becomes, value};
+use crate::look::{annotation, bucket_becomes, expected, is_well, local_becomes, value};
 use crate::retention::whole;
 
 /// An API server alone, with the CRD.
@@ -248,4 +250,76 @@ async fn a_list_of_nodes_that_fails_proves_nothing_and_the_grace_begins_anew() -
         ensure!(gone.site.snapshots().join(file).exists(), "a record went, and the file stays");
     }
     invariants(operator, &looks.setup, &looks.site, &Left::new(slice::from_ref(&own[0]), &[])).await
+}
+
+/// Lets a file have a sidecar as a save of this node leaves one.
+async fn saved_here(site: &Site, name: &str) -> Result<()> {
+    let key = |key: &str| format!("etcd-snapshot-operator.dev/{key}");
+    let sidecar = json!({ key("node"): site.node, key("cluster-id"): site.kubernetes.cluster_id().await? });
+    let sidecars = site.snapshots().join("../.metadata");
+    std::fs::create_dir_all(&sidecars)?;
+    std::fs::write(sidecars.join(name), sidecar.to_string())?;
+    Ok(())
+}
+
+/// Lets the agent of this node have been at work an hour ago: just now it might still be, and then a file that does not name our node
+/// would be its business.
+fn long_ago(site: &Site) -> Result<()> {
+    for state in std::fs::read_dir(site.snapshots().join("../.metadata/.state"))? {
+        let path = state?.path().join(&site.node).join("self.json");
+        let mut note: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        let beat: Timestamp = note["last-beat"].as_str().context("no last beat")?.parse()?;
+        note["last-beat"] = json!((beat - SignedDuration::from_hours(1)).to_string());
+        std::fs::write(&path, note.to_string())?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_that_is_renamed_takes_its_files_along_and_nothing_goes_or_goes_up_again() -> Result<()> {
+    let server = server().await?;
+    let before = Agent::on(&server, "5s").await?;
+    before.join().await?;
+    let (site, s3) = (&before.site, before.site.s3.proxied()?);
+    let files = before.place(3)?;
+    // Of one nobody said where it was saved.
+    for file in &files[1..] {
+        saved_here(site, file).await?;
+    }
+    let with_bucket = |site: &Site| {
+        let setup = site.operator_with_bucket().flag("--etcd-s3-endpoint", s3.endpoint()).flag("--orphan-grace", "5s");
+        setup.flag("--etcd-snapshot-retention", "3").flag("--etcd-s3-retention", "3")
+    };
+    let mut operator = with_bucket(site).start().await?;
+    bucket_becomes(&mut operator, site, &whole(&files)).await?;
+    local_becomes(&mut operator, site, &whole(&files)).await?;
+    let objects = versions(&site.bucket_records().await?);
+    is_well(&mut operator).await?;
+    operator.terminate().await?;
+    let old = site.node.clone();
+    long_ago(site)?;
+    before.leave().await?;
+
+    s3.forget();
+    let after = before.site.called(format!("{old}-renamed"));
+    after.kubernetes.create_node(&after.node).await?;
+    let setup = with_bucket(&after);
+    let mut operator = setup.start().await?;
+    local_becomes(&mut operator, &after, &whole(&files)).await?;
+    operator
+        .until("the records under the old name to go", async |_| {
+            let left = after.kubernetes.local_records(&old).await?;
+            ensure!(left.is_empty(), "{left:?}");
+            Ok(())
+        })
+        .await?;
+    is_well(&mut operator).await?;
+    operator.beats(3).await?;
+    ensure!(s3.count(&On::writes()) == 0, "{:?}", s3.requests());
+    ensure!(versions(&after.bucket_records().await?) == objects, "the record of an object changed");
+    ensure!(value(&operator, "removed_total", &[]).await? == 0 && value(&operator, "vanished_total", &[]).await? == 0);
+    let mut events = told(&after).await?;
+    events.retain(|(reason, ..)| reason.contains("Vanished") || reason.contains("Conflict") || reason.contains("Braked"));
+    ensure!(events.is_empty(), "{events:#?}");
+    invariants(operator, &setup, &after, &Left::new(&files, &files)).await
 }

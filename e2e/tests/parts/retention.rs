@@ -69,14 +69,14 @@ async fn put_many(site: &Site, many: u64) -> Result<Vec<String>> {
 }
 
 impl Uploading {
-    /// Every object looks an hour older than it is, so that none was put there just now.
     async fn aged() -> Result<Self> {
         let up = Self::new().await?;
         up.age();
         Ok(up)
     }
 
-    fn age(&self) {
+    /// Every object looks an hour older than it is, so that none was put there just now.
+    pub fn age(&self) {
         let older = Fault::Older(Duration::from_hours(1));
         for method in ["GET", "HEAD"] {
             self.s3.when(On::method(method), older.clone());
@@ -164,7 +164,11 @@ async fn directory_and_bucket_keep_each_its_own_number_and_the_records_follow() 
 
 #[tokio::test]
 async fn the_bucket_keeps_the_newest_and_touches_nothing_foreign() -> Result<()> {
-    let up = Uploading::aged().await?;
+    keeps_the_newest_and_touches_nothing_foreign(Uploading::new().await?).await
+}
+
+pub async fn keeps_the_newest_and_touches_nothing_foreign(up: Uploading) -> Result<()> {
+    up.age();
     let site = &up.site;
     let objects = put_many(site, 5).await?;
     let cluster = site.kubernetes.cluster_id().await?;

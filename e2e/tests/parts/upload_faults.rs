@@ -31,9 +31,14 @@ impl Uploading {
     /// With one file that goes up in parts.
     async fn with_large() -> Result<(Self, String)> {
         let up = Self::new().await?;
-        let name = up.site.name(1_700_000_000);
-        up.site.place(&name, &snapshots::sized(1, LARGE))?;
+        let name = up.place_large()?;
         Ok((up, name))
+    }
+
+    fn place_large(&self) -> Result<String> {
+        let name = self.site.name(1_700_000_000);
+        self.site.place(&name, &snapshots::sized(1, LARGE))?;
+        Ok(name)
     }
 
     fn part(&self, name: &str, number: usize) -> On {
@@ -60,29 +65,34 @@ impl Uploading {
 #[tokio::test]
 async fn an_upload_that_is_cut_goes_on_where_it_was() -> Result<()> {
     for cut in [3, PARTS] {
-        let (up, name) = Uploading::with_large().await?;
-        // However often it is sent.
-        let rule = up.s3.when(up.part(&name, cut), Fault::CutRequest(100_000));
-        let mut operator = up.setup.start().await?;
-        falls_ill(&mut operator, "uploads", "uploading a part of s3://").await?;
-        ensure!(uploads(&operator, "failed").await? > 0 && uploads(&operator, "done").await? == 0);
-        backlog(&mut operator, 1.0, 1_700_000_000.0).await?;
-        let record = local_record(&up.site, &name).await?;
-        ensure!(annotation(&record, "upload").is_some_and(|told| told.contains(r#""phase":"failed""#)), "{record:?}");
-        ensure!(value(&operator, "upload_parts_retried_total", &[]).await? > 0, "a part is sent more than once before it is given up");
-        ensure!(!up.site.bucket.keys().await?.contains(&up.site.key(&name)), "there is an object");
-        // The leader tells of what failed where an object would be.
-        bucket_tells_failure(&mut operator, &up, &name).await?;
-        rule.remove();
-        bucket_becomes(&mut operator, &up.site, &expected([(&name, "whole")])).await?;
-        ensure!(up.begun(&name) == 1, "it was begun {} times", up.begun(&name));
-        for number in (1..=PARTS).filter(|number| *number < cut) {
-            let sent = up.s3.count(&up.part(&name, number));
-            ensure!(sent == 1, "part {number} was sent {sent} times");
-        }
-        up.ends_well(operator, &name).await?;
+        goes_on_where_it_was_cut(Uploading::new().await?, cut).await?;
     }
     Ok(())
+}
+
+/// A large file, cut in this part of it.
+pub async fn goes_on_where_it_was_cut(up: Uploading, cut: usize) -> Result<()> {
+    let name = up.place_large()?;
+    // However often it is sent.
+    let rule = up.s3.when(up.part(&name, cut), Fault::CutRequest(100_000));
+    let mut operator = up.setup.start().await?;
+    falls_ill(&mut operator, "uploads", "uploading a part of s3://").await?;
+    ensure!(uploads(&operator, "failed").await? > 0 && uploads(&operator, "done").await? == 0);
+    backlog(&mut operator, 1.0, 1_700_000_000.0).await?;
+    let record = local_record(&up.site, &name).await?;
+    ensure!(annotation(&record, "upload").is_some_and(|told| told.contains(r#""phase":"failed""#)), "{record:?}");
+    ensure!(value(&operator, "upload_parts_retried_total", &[]).await? > 0, "a part is sent more than once before it is given up");
+    ensure!(!up.site.bucket.keys().await?.contains(&up.site.key(&name)), "there is an object");
+    // The leader tells of what failed where an object would be.
+    bucket_tells_failure(&mut operator, &up, &name).await?;
+    rule.remove();
+    bucket_becomes(&mut operator, &up.site, &expected([(&name, "whole")])).await?;
+    ensure!(up.begun(&name) == 1, "it was begun {} times", up.begun(&name));
+    for number in (1..=PARTS).filter(|number| *number < cut) {
+        let sent = up.s3.count(&up.part(&name, number));
+        ensure!(sent == 1, "part {number} was sent {sent} times");
+    }
+    up.ends_well(operator, &name).await
 }
 
 /// The record of an upload that failed: as K3s shows one.
@@ -315,7 +325,14 @@ async fn a_file_that_is_deleted_while_it_goes_up_takes_its_parts_with_it() -> Re
     let mut operator = up.setup.start().await?;
     falls_ill(&mut operator, "uploads", "uploading a part of").await?;
     ensure!(uploads_in_parts(&site.bucket).await?.len() == 1);
+    // Who may upload may not be allowed to abort: it is said, and tried again with each beat.
+    let kept = up.s3.when(up.object("DELETE", &name).query("uploadId"), Fault::s3(403, "AccessDenied"));
     std::fs::remove_file(site.snapshots().join(&name))?;
+    falls_ill(&mut operator, "retention", "was refused (403 AccessDenied): the credentials need s3:AbortMultipartUpload").await?;
+    ensure!(value(&operator, "actions_total", &[("action", "abort"), ("outcome", "failed")]).await? > 0);
+    ensure!(value(&operator, "s3_requests_total", &[("operation", "AbortMultipartUpload"), ("outcome", "denied")]).await? > 0);
+    ensure!(uploads_in_parts(&site.bucket).await?.len() == 1);
+    kept.remove();
     operator
         .until("the parts to be given up", async |_| {
             let left = uploads_in_parts(&site.bucket).await?;

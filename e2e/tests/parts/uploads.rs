@@ -30,7 +30,11 @@ pub struct Uploading {
 
 impl Uploading {
     pub async fn new() -> Result<Self> {
-        let site = Site::new().await?;
+        Self::on(Site::new().await?)
+    }
+
+    /// From and to what this site has.
+    pub fn on(site: Site) -> Result<Self> {
         let s3 = site.s3.proxied()?;
         let setup = site.operator_with_bucket().flag("--etcd-s3-endpoint", s3.endpoint()).flag("--etcd-s3-timeout", "60s");
         Ok(Self { site, s3, setup })
@@ -75,7 +79,10 @@ async fn shown(bucket: &Bucket, key: &str) -> Result<(String, BTreeMap<String, S
 
 #[tokio::test]
 async fn a_file_goes_up_as_k3s_would_have_it_and_its_sidecar_tells_what_is_known() -> Result<()> {
-    let up = Uploading::new().await?;
+    goes_up_as_k3s_would_have_it(Uploading::new().await?).await
+}
+
+pub async fn goes_up_as_k3s_would_have_it(up: Uploading) -> Result<()> {
     let site = &up.site;
     let (plain, zip) = (site.name(1_700_000_000), format!("{}.zip", site.name(1_700_000_001)));
     let bytes = snapshots::sized(1, 40_000);
@@ -141,7 +148,10 @@ async fn a_file_goes_up_as_k3s_would_have_it_and_its_sidecar_tells_what_is_known
 
 #[tokio::test]
 async fn a_large_file_goes_up_in_parts_and_is_one_object() -> Result<()> {
-    let up = Uploading::new().await?;
+    goes_up_in_parts(Uploading::new().await?).await
+}
+
+pub async fn goes_up_in_parts(up: Uploading) -> Result<()> {
     let site = &up.site;
     let (name, bytes) = (site.name(1_700_000_000), snapshots::sized(1, LARGE));
     site.place(&name, &bytes)?;
@@ -165,7 +175,10 @@ async fn a_large_file_goes_up_in_parts_and_is_one_object() -> Result<()> {
 
 #[tokio::test]
 async fn what_is_under_the_key_already_is_never_overwritten() -> Result<()> {
-    let up = Uploading::new().await?;
+    overwrites_nothing(Uploading::new().await?).await
+}
+
+pub async fn overwrites_nothing(up: Uploading) -> Result<()> {
     let site = &up.site;
     let cluster = site.kubernetes.cluster_id().await?;
     let name = |number: i64| site.name(1_700_000_000 + number);

@@ -2,7 +2,7 @@
 //!
 //! In: an [`S3Access`] and what is known already. Out: a [`Listed`], an answer about one name, an object brought or removed. An
 //! unchanged bucket costs its LIST requests and nothing else. Dropping a future of this module ends its request, so a caller with a deadline needs nothing but
-//! `tokio::time::timeout_at`.
+//! [`crate::deadline::before`].
 
 mod body;
 mod client;

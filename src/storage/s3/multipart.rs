@@ -204,19 +204,18 @@ impl Bucket {
         Ok(Done { number, etag, whole })
     }
 
-    /// Makes an object of the parts, and looks at it: a store that ignores conditions may have put it over another one.
+    /// Makes an object of the parts. Before it one more question: many parts take long, and a store that ignores conditions would put
+    /// ours over what came meanwhile. After it another: whether that was so.
     async fn complete(&self, going: &Outgoing, id: &UploadId, parts: Vec<CompletedPart>) -> Result<Uploaded, S3Error> {
         let key = self.key(&going.name);
         let asked = self.asked("completing the upload of", &key, PUT);
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         loop {
-            let conditional = self.has_conditions();
-            if !conditional {
-                match self.found(going).await? {
-                    Found::Nothing => {}
-                    found => return Ok(found.into()),
-                }
+            match self.found(going).await? {
+                Found::Nothing => {}
+                found => return Ok(found.into()),
             }
+            let conditional = self.has_conditions();
             let request = self
                 .client
                 .complete_multipart_upload()

@@ -52,7 +52,7 @@ async fn a_large_file_goes_up_in_parts_and_is_looked_at_afterwards() {
     let (uploaded, id) = noting(&bucket, &outgoing("s-cp1-1.zip", &large)).await;
     assert_eq!(uploaded, Ok(Uploaded::Sent));
     assert!(id.is_some());
-    assert_eq!(server.order(), ["HEAD", "HEAD", "CREATE", "PART", "PART", "PART", "COMPLETE", "HEAD", "PUT"]);
+    assert_eq!(server.order(), ["HEAD", "HEAD", "CREATE", "PART", "PART", "PART", "HEAD", "COMPLETE", "HEAD", "PUT"]);
     assert_eq!(fs::read(server.path("f/s-cp1-1.zip")).unwrap(), large);
     assert_eq!(begun(&bucket).await, []);
     let head = bucket.client.head_object().bucket("etc").key("f/s-cp1-1.zip").send().await.unwrap();
@@ -146,9 +146,9 @@ async fn an_upload_cut_at_any_place_is_gone_on_with() {
         assert_eq!(noting(&bucket, &going).await, (Ok(Uploaded::Sent), None));
         assert!(sent.lock().unwrap().is_subset(&missing), "{sent:?} {missing:?}");
         let order = server.order();
-        assert_eq!(order[order.len() - 3..], ["COMPLETE", "HEAD", "PUT"]);
+        assert_eq!(order[order.len() - 4..], ["HEAD", "COMPLETE", "HEAD", "PUT"]);
         if cut.is_none() {
-            assert_eq!(order[..order.len() - 3], ["HEAD", "HEAD", "LIST-PARTS", "LIST-PARTS", "LIST-PARTS"]);
+            assert_eq!(order[..order.len() - 4], ["HEAD", "HEAD", "LIST-PARTS", "LIST-PARTS", "LIST-PARTS"]);
         }
         assert_eq!(fs::read(server.path("f/s-cp1-1")).unwrap(), large);
         assert_eq!(begun(&bucket).await, []);
@@ -171,7 +171,7 @@ async fn parts_that_arrived_otherwise_are_sent_again() {
     server.order();
     let going = Outgoing { begun: Some(id), ..outgoing("s-cp1-1", &large) };
     assert_eq!(upload(&bucket, &going).await, Ok(Uploaded::Sent));
-    assert_eq!(server.order(), ["HEAD", "HEAD", "LIST-PARTS", "LIST-PARTS", "PART", "PART", "COMPLETE", "HEAD", "PUT"]);
+    assert_eq!(server.order(), ["HEAD", "HEAD", "LIST-PARTS", "LIST-PARTS", "PART", "PART", "HEAD", "COMPLETE", "HEAD", "PUT"]);
     assert_eq!(fs::read(server.path("f/s-cp1-1")).unwrap(), large);
 }
 
@@ -183,7 +183,7 @@ async fn an_upload_that_the_server_has_forgotten_begins_anew() {
     let (uploaded, id) = noting(&bucket, &going).await;
     assert_eq!(uploaded, Ok(Uploaded::Sent));
     assert!(id.is_some_and(|id| Some(id) != going.begun));
-    assert_eq!(server.order(), ["HEAD", "HEAD", "LIST-PARTS", "CREATE", "PART", "PART", "PART", "COMPLETE", "HEAD", "PUT"]);
+    assert_eq!(server.order(), ["HEAD", "HEAD", "LIST-PARTS", "CREATE", "PART", "PART", "PART", "HEAD", "COMPLETE", "HEAD", "PUT"]);
 }
 
 #[tokio::test]
@@ -200,7 +200,7 @@ async fn who_may_not_list_parts_uploads_all_the_same() {
         // Every part is sent again, into the same upload.
         let going = Outgoing { begun: id, ..outgoing(&name, &large) };
         assert_eq!(noting(&bucket, &going).await, (Ok(Uploaded::Sent), None));
-        assert_eq!(server.order(), ["HEAD", "HEAD", "LIST-PARTS", "PART", "PART", "PART", "COMPLETE", "HEAD", "PUT"]);
+        assert_eq!(server.order(), ["HEAD", "HEAD", "LIST-PARTS", "PART", "PART", "PART", "HEAD", "COMPLETE", "HEAD", "PUT"]);
         // And when that is not there any more, into another.
         let going = Outgoing { begun: going.begun, ..outgoing(&format!("{name}2"), &large) };
         let (uploaded, id) = noting(&bucket, &going).await;
@@ -302,27 +302,38 @@ async fn an_end_that_the_server_took_for_another_write_is_decided_by_a_question(
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn who_completes_second_overwrites_nothing_and_leaves_nothing() {
     let large = bytes(17);
     let digest = outgoing("x", &large).sha256;
-    for (bytes, digest, ends) in [(large.clone(), digest, Ok(Uploaded::There)), (vec![9; 4128], Digest([1; 32]), Err("conflict"))] {
-        let server = Server::start().await;
-        let bucket = small(&server).await;
-        let other = small(&server).await;
-        let metadata = [("k3s-cluster-id", "uid"), ("etcd-snapshot-sha256", &digest.to_string())];
-        // Between the first question and the end.
-        let note = async |_: UploadId| {
-            server.put(&other, "f/s-cp1-1", bytes.clone(), &metadata).await;
-            Ok(())
-        };
-        assert_eq!(bucket.upload(&outgoing("s-cp1-1", &large), note).await.map_err(|error| error.category()), ends);
-        let order = server.order();
-        let end = order.iter().position(|kind| kind == "COMPLETE").unwrap();
-        assert_eq!(order[end..end + 3], ["COMPLETE", "HEAD", "ABORT"]);
-        assert_eq!(fs::read(server.path("f/s-cp1-1")).unwrap(), bytes);
-        assert_eq!(begun(&bucket).await, []);
+    // Found by the question before the end; or by the condition, when it came even later.
+    for (moment, asked) in [("CREATE", vec!["HEAD", "ABORT"]), ("COMPLETE", vec!["HEAD", "COMPLETE", "PUT", "HEAD", "ABORT"])] {
+        for (bytes, digest, ends) in [(large.clone(), digest, Ok(Uploaded::There)), (vec![9; 4128], Digest([1; 32]), Err("conflict"))] {
+            let server = Server::start().await;
+            let bucket = small(&server).await;
+            let metadata = [("k3s-cluster-id", "uid"), ("etcd-snapshot-sha256", &digest.to_string())];
+            be_faster(&server, &bucket, moment, &bytes, &metadata);
+            assert_eq!(upload(&bucket, &outgoing("s-cp1-1", &large)).await.map_err(|error| error.category()), ends, "{moment}");
+            let order = server.order();
+            let parts = order.iter().rposition(|kind| kind == "PART").unwrap();
+            let end = order[parts + 1..].iter().take(asked.len());
+            assert_eq!(end.collect::<Vec<_>>(), asked, "{moment}");
+            assert_eq!(fs::read(server.path("f/s-cp1-1")).unwrap(), bytes);
+            assert_eq!(begun(&bucket).await, []);
+        }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_ignores_conditions_keeps_what_came_while_the_parts_went_up() {
+    let (large, server) = (bytes(17), Server::start().await);
+    server.ignore_conditions();
+    let bucket = small(&server).await;
+    be_faster(&server, &bucket, "PART", b"a stranger's", &[]);
+    let error = upload(&bucket, &outgoing("s-cp1-1", &large)).await.unwrap_err();
+    assert_eq!(error.category(), "conflict", "{error}");
+    assert_eq!(fs::read(server.path("f/s-cp1-1")).unwrap(), b"a stranger's");
+    assert_eq!((server.requests().get("COMPLETE"), begun(&bucket).await), (None, vec![]));
 }
 
 #[tokio::test]
@@ -332,7 +343,7 @@ async fn a_server_without_conditions_is_asked_what_is_there_before_the_end() {
     server.fail(|parts| parts.headers.contains_key("if-none-match").then(|| refusal(501, "NotImplemented")));
     assert_eq!(upload(&bucket, &outgoing("s-cp1-1", &bytes(17))).await, Ok(Uploaded::Sent));
     let order = server.order();
-    assert_eq!(order[order.len() - 5..], ["COMPLETE", "HEAD", "COMPLETE", "HEAD", "PUT"]);
+    assert_eq!(order[order.len() - 6..], ["HEAD", "COMPLETE", "HEAD", "COMPLETE", "HEAD", "PUT"]);
     let note = async |_: UploadId| {
         server.place("f/s-cp1-2", "a stranger's");
         Ok(())

@@ -216,20 +216,6 @@ async fn another_clusters_sidecar_keeps_our_file_out() {
     assert_eq!(server.order(), ["HEAD", "HEAD"]);
 }
 
-/// Lets somebody else be faster: puts an object when the first PUT comes, and lets the server see it.
-fn be_faster(server: &Server, bucket: &Bucket, bytes: &'static [u8], metadata: Vec<(String, String)>) {
-    let (client, done) = (bucket.client.clone(), Mutex::new(false));
-    server.fail(move |parts| {
-        if !["PUT", "COMPLETE"].contains(&kind(parts).as_str()) || std::mem::replace(&mut *done.lock().unwrap(), true) {
-            return None;
-        }
-        let put = client.put_object().bucket("etc").key("f/s-cp1-1").body(bytes.to_vec().into());
-        let put = put.set_metadata(Some(metadata.iter().cloned().collect()));
-        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(async { drop(put.send().await.unwrap()) }));
-        None
-    });
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn who_comes_second_overwrites_nothing() {
     let going = outgoing("s-cp1-1", &[7; 4128]);
@@ -239,7 +225,8 @@ async fn who_comes_second_overwrites_nothing() {
     {
         let server = Server::start().await;
         let bucket = server.bucket(&[]).await;
-        be_faster(&server, &bucket, bytes, of(&digest.to_string()).into());
+        let metadata = of(&digest.to_string());
+        be_faster(&server, &bucket, "PUT", bytes, &metadata.each_ref().map(|(key, value)| (key.as_str(), value.as_str())));
         assert_eq!(upload(&bucket, &going).await.map_err(|error| error.category()), ends);
         // The one in between is the other's.
         assert_eq!(server.order()[..5], ["HEAD", "HEAD", "PUT", "PUT", "HEAD"]);
@@ -277,6 +264,23 @@ async fn a_server_without_conditions_is_asked_for_them_once() {
     server.fail(|parts| (kind(parts) == "PUT").then(|| refusal(501, "NotImplemented")));
     let error = upload(&bucket, &outgoing("s-cp1-9", &[7; 4128])).await.unwrap_err();
     assert!(error.to_string().contains("something that the server cannot do"), "{error}");
+}
+
+#[tokio::test]
+async fn a_store_that_ignores_conditions_keeps_what_was_there_since_it_is_asked_first() {
+    let server = Server::start().await;
+    server.ignore_conditions();
+    let bucket = server.bucket(&[]).await;
+    let going = outgoing("s-cp1-1", &[7; 4128]);
+    put(&server, &bucket, &[9; 4128], &[]).await;
+    // It would put anything over anything.
+    let put_over = bucket.client.put_object().bucket("etc").key("f/else").if_none_match("*");
+    server.place("f/else", "there");
+    put_over.body(b"over".to_vec().into()).send().await.unwrap();
+    server.order();
+    assert_eq!(upload(&bucket, &going).await.unwrap_err().category(), "conflict");
+    assert_eq!(server.order(), ["HEAD"]);
+    assert_eq!(fs::read(server.path("f/s-cp1-1")).unwrap(), [9; 4128]);
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::{fs, io};
 
 use md5::{Digest as _, Md5};
@@ -19,6 +20,8 @@ pub struct FullStore {
     root: PathBuf,
     /// By upload id.
     uploads: Mutex<BTreeMap<String, Begun>>,
+    /// `If-None-Match` is taken for a header that means nothing.
+    ignores_conditions: Arc<AtomicBool>,
 }
 
 /// What the begin of an upload said.
@@ -33,8 +36,13 @@ struct Begun {
 type Answered<T> = S3Result<S3Response<T>>;
 
 impl FullStore {
-    pub fn new(root: PathBuf) -> Self {
-        Self { files: FileSystem::new(&root).unwrap(), root, uploads: Mutex::default() }
+    pub fn new(root: PathBuf, ignores_conditions: Arc<AtomicBool>) -> Self {
+        Self { files: FileSystem::new(&root).unwrap(), root, uploads: Mutex::default(), ignores_conditions }
+    }
+
+    /// The condition as this store hears it.
+    fn heard<C>(&self, condition: Option<C>) -> Option<C> {
+        condition.filter(|_| !self.ignores_conditions.load(Ordering::Relaxed))
     }
 
     fn uploads(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Begun>> {
@@ -71,7 +79,8 @@ impl S3 for FullStore {
         self.files.get_object(request).await
     }
 
-    async fn put_object(&self, request: S3Request<dto::PutObjectInput>) -> Answered<dto::PutObjectOutput> {
+    async fn put_object(&self, mut request: S3Request<dto::PutObjectInput>) -> Answered<dto::PutObjectOutput> {
+        request.input.if_none_match = self.heard(request.input.if_none_match.take());
         self.files.put_object(request).await
     }
 
@@ -108,8 +117,9 @@ impl S3 for FullStore {
 
     async fn complete_multipart_upload(
         &self,
-        request: S3Request<dto::CompleteMultipartUploadInput>,
+        mut request: S3Request<dto::CompleteMultipartUploadInput>,
     ) -> Answered<dto::CompleteMultipartUploadOutput> {
+        request.input.if_none_match = self.heard(request.input.if_none_match.take());
         let id = request.input.upload_id.clone();
         self.knows(&id)?;
         let dto::CompleteMultipartUploadInput { bucket, key, if_none_match, multipart_upload, .. } = request.input.clone();
