@@ -33,6 +33,8 @@ pub struct Record {
     pub facts: Short,
     /// The version it says it was written for.
     pub version: Option<Version>,
+    /// It bears the digest that an agent of ours writes; K3s writes none.
+    pub written_by_us: bool,
     /// Its content is what was last written to it.
     pub is_untouched: bool,
     /// What it says is known of that version. None when its content is not what was last written to it: then it is not believed.
@@ -69,6 +71,7 @@ pub fn cached(object: &ETCDSnapshotFile, program: Program) -> Record {
         node: object.spec.node_name.clone(),
         digest: digest(object, program),
         facts: digest_without_metadata(object, program),
+        written_by_us: text(annotation::DIGEST).is_some(),
         is_untouched: untouched,
         known: if untouched { known(object, program).map(Box::new) } else { None },
         version,
