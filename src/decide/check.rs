@@ -112,7 +112,7 @@ impl View<'_> {
         if !self.is_held(record) {
             return Some(Veto::NotOurs);
         }
-        if reason == Reason::TooManyFailures && !(record.is_failure() && record.written_by_us) {
+        if reason == Reason::TooManyFailures && !(record.is_failure() && record.is_untouched) {
             return Some(Veto::NotOurs);
         }
         let from_listing =

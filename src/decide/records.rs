@@ -110,7 +110,7 @@ fn too_many<'a>(left: &[&'a Arc<Record>], places: usize, seen: &Observed) -> BTr
     let Inventory::Complete(all) = &seen.inventory else { return BTreeSet::new() };
     let is_listed = |record: &Record| record.file.as_ref().is_some_and(|file| all.listing().contains_key(file));
     let mut failures: Vec<_> =
-        left.iter().copied().filter(|record| record.is_failure() && record.written_by_us && !is_listed(record)).collect();
+        left.iter().copied().filter(|record| record.is_failure() && record.is_untouched && !is_listed(record)).collect();
     failures.sort_by_key(|record| (Reverse(record.error_at), &record.name));
     failures.into_iter().skip(places).map(|record| &record.name).collect()
 }
@@ -130,7 +130,7 @@ fn write(wanted: Wanted, record: Option<&Arc<Record>>, seen: &Observed) -> Optio
             };
             match (same, record.is_untouched) {
                 (true, true) => return None,
-                // A failure was written for no version, and so is none touched.
+                // K3s's own says the same.
                 (true, false) if record.is_failure() => return None,
                 (_, false) if record.version.is_some() => Reason::Edited,
                 _ => Reason::Changed,

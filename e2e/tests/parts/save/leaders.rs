@@ -117,10 +117,11 @@ async fn through_changes_of_the_leader_every_snapshot_is_whole_and_later_in_one_
             let cluster = Arc::clone(&three.cluster);
             let all = three.save(before, move || cluster.lock().unwrap().kill(before)).await?;
             three.kill(before);
+            let files = three.places[before].files()?;
+            ensure!(!files.iter().any(|name| name.starts_with('.')), "left of a stream that was cut: {files:?}");
             match &all[before] {
-                // What was on its way already may have been all.
-                Ok(_) | Err(SaveError::Stream(EtcdError::Lost { .. } | EtcdError::Unreachable { .. } | EtcdError::Unavailable { .. })) => {}
-                Err(other) => bail!("the leader was killed, and its save failed of {other:?}"),
+                Err(SaveError::Stream(EtcdError::Lost { .. } | EtcdError::Unreachable { .. } | EtcdError::Unavailable { .. })) => {}
+                other => bail!("the leader was killed in the middle of its stream, and its save is {other:?}"),
             }
             three.cluster.lock().unwrap().launch(before, "existing")?;
             all.map(|saved| saved.map_err(anyhow::Error::from))
