@@ -12,6 +12,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 use super::shared::Shared;
+use super::voice::Turn;
+use crate::etcd::{Alarm, AlarmKind};
 use crate::health::Part;
 use crate::kubernetes::error::Cause;
 use crate::kubernetes::events::{Kind, reason};
@@ -103,6 +105,10 @@ impl Saver {
             tracing::warn!(snapshot = %name, "{note}");
             shared.tell(shared.our_node(), Kind::Warning, reason::NO_QUORUM, note);
         }
+        let alarm = other_alarm(&saved.alarms);
+        if let (Turn::Begun, Some(alarm)) = (shared.voice.hear("the alarms of etcd", alarm.as_ref()), alarm) {
+            shared.tell(shared.our_node(), Kind::Warning, reason::ALARM, alarm.message);
+        }
         let forgotten = self.directory.forget_failed_saves(base, &shared.settings.node).await;
         shared.voice.hear("noting saves in the state", forgotten.as_ref().err());
         shared.wakes.directory.wake();
@@ -149,6 +155,20 @@ impl Saver {
     }
 }
 
+/// An alarm that takes nothing from a snapshot, and that somebody should know of all the same: etcd takes no writes.
+fn other_alarm(alarms: &[Alarm]) -> Option<Failure> {
+    let alarm = alarms.iter().find(|alarm| alarm.kind != AlarmKind::Corrupt)?;
+    let what = format!("etcd has the alarm {}, raised for its member {}; snapshots are saved and count as ever", alarm.kind, alarm.member);
+    Some(match &alarm.kind {
+        AlarmKind::NoSpace => {
+            let how =
+                "free space with a compaction and `etcdctl defrag`, or raise its --quota-backend-bytes, then run `etcdctl alarm disarm`";
+            Failure::new("nospace", format!("{what}, but etcd takes no writes: {how}"))
+        }
+        AlarmKind::Corrupt | AlarmKind::Other(_) => Failure::new("alarm", what),
+    })
+}
+
 impl From<Step> for metrics::Step {
     fn from(step: Step) -> Self {
         match step {
@@ -159,5 +179,29 @@ impl From<Step> for metrics::Step {
             Step::Compress => Self::Compress,
             Step::Rename => Self::Rename,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::Id;
+
+    fn raised(kind: AlarmKind) -> Alarm {
+        Alarm { kind, member: Id(0xab) }
+    }
+
+    #[test]
+    fn an_alarm_that_leaves_snapshots_good_is_told_with_what_to_do() {
+        assert_eq!(other_alarm(&[]), None);
+        assert_eq!(other_alarm(&[raised(AlarmKind::Corrupt)]), None, "that one is told with the snapshot that is not good");
+        let both = [raised(AlarmKind::Corrupt), raised(AlarmKind::NoSpace)];
+        let told = other_alarm(&both).unwrap();
+        assert_eq!(told.category, "nospace");
+        for word in ["NOSPACE", "member ab", "--quota-backend-bytes", "etcdctl alarm disarm"] {
+            assert!(told.message.contains(word), "{word} in {}", told.message);
+        }
+        let other = other_alarm(&[raised(AlarmKind::Other("FIRE".into()))]).unwrap();
+        assert_eq!((other.category, other.message.contains("FIRE")), ("alarm", true));
     }
 }

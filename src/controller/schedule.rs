@@ -11,10 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::saver::Saver;
 use super::shared::Shared;
+use super::voice;
 use crate::decide::Mode;
 use crate::decide::schedule::{Due, Hold, Known, Role, Turn, due, rank, turn};
 use crate::etcd::Status;
+use crate::health::Part;
 use crate::kubernetes::claim::{Claims, SCHEDULE_LEASE};
+use crate::kubernetes::events::{Kind, reason};
 use crate::metrics::Run;
 use crate::save::SaveError;
 use crate::schedule::{Attempt, Claim, Noted, Outcome, Schedule, Scope};
@@ -222,15 +225,23 @@ impl ScheduleLoop {
     async fn note(&self, noted: Noted) -> Duration {
         match self.directory.note_schedule(noted).await {
             Ok(()) => {
-                self.shared.voice.hear(ABOUT, None);
+                if self.shared.voice.hear(ABOUT, None) == voice::Turn::Ended {
+                    self.shared.health.ill(Part::Saves, None);
+                }
                 Duration::ZERO
             }
             Err(failure) => self.cannot(&failure),
         }
     }
 
+    /// No save begins that cannot be noted: it might begin again and again. So nobody else tells of it.
     fn cannot(&self, failure: &Failure) -> Duration {
-        self.shared.voice.hear(ABOUT, Some(failure));
+        let shared = &self.shared;
+        if shared.voice.hear(ABOUT, Some(failure)) == voice::Turn::Begun {
+            let note = format!("No snapshot is saved on schedule while its attempt cannot be noted: {failure}");
+            shared.tell(shared.our_node(), Kind::Warning, reason::FAILED, note);
+        }
+        shared.health.ill(Part::Saves, Some(failure.to_string()));
         RETRY
     }
 

@@ -112,7 +112,11 @@ impl View<'_> {
         if !self.is_held(record) {
             return Some(Veto::NotOurs);
         }
-        let from_listing = matches!(reason, Reason::Gone | Reason::FailureExpired) || matches!(proof, Proof::Absent(_));
+        if reason == Reason::TooManyFailures && !(record.is_failure() && record.is_untouched) {
+            return Some(Veto::NotOurs);
+        }
+        let from_listing =
+            matches!(reason, Reason::Gone | Reason::FailureExpired | Reason::TooManyFailures) || matches!(proof, Proof::Absent(_));
         (from_listing && !self.is_complete()).then_some(Veto::Incomplete)
     }
 

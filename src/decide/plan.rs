@@ -274,6 +274,8 @@ pub enum Reason {
     NotASnapshot,
     /// The failure is a day old.
     FailureExpired,
+    /// Enough newer failures have records.
+    TooManyFailures,
     /// Its bytes have not been read.
     NotVerified,
     /// The bucket lacks it and would keep it.
@@ -302,6 +304,7 @@ impl Reason {
             Self::AnotherCluster => "another-cluster",
             Self::NotASnapshot => "not-a-snapshot",
             Self::FailureExpired => "failure-expired",
+            Self::TooManyFailures => "too-many-failures",
             Self::NotVerified => "not-verified",
             Self::NotInBucket => "not-in-bucket",
             Self::BeyondRetention => "beyond-retention",

@@ -1,8 +1,8 @@
 //! When a record is written, when it goes, and what is to be verified.
 //!
 //! A record is written when it does not say what is. It goes when its file or object is gone, which only a complete
-//! listing may suggest and only a direct question proves; when its failure is a day old; when the object is another
-//! cluster's; when its node is gone. A save or an upload that failed has a record while nothing is
+//! listing may suggest and only a direct question proves; when its failure is a day old, or enough newer ones have records;
+//! when the object is another cluster's; when its node is gone. A save or an upload that failed has a record while nothing is
 //! there under its name.
 
 use std::cmp::Reverse;
@@ -19,8 +19,9 @@ use crate::snapshot::{FailedSave, FileName, Inventory, Owner};
 
 /// How long a failure record stays when what failed is not tried any more, from its error's time (docs/k3s.md 4.3).
 const FAILURES_STAY: SignedDuration = SignedDuration::from_hours(24);
-/// A bucket that takes nothing must not fill the API server with records of that.
-const MOST_FAILURES: usize = 100;
+/// So many uploads to one bucket that failed have a record, of all nodes together: what twenty nodes keep. A bucket that takes
+/// nothing must not fill the API server.
+const MOST_UPLOADS: usize = 100;
 
 /// Writes and forgets: the records of this storage against its inventory.
 pub fn records(seen: &Observed, now: Timestamp) -> Vec<Step> {
@@ -57,15 +58,23 @@ pub fn records(seen: &Observed, now: Timestamp) -> Vec<Step> {
             steps.extend(write(wanted, by_name.get(&name).copied(), seen));
         }
     }
-    for wanted in failures(seen, now) {
+    let failures = failures(seen, now);
+    let places = most_failures(&seen.place).saturating_sub(failures.len());
+    for wanted in failures {
         let name = wanted.name();
         if taken.insert(name.clone()) {
             let step = write(wanted, by_name.get(&name).copied(), seen);
             steps.extend(step.map(|step| Step { reason: Reason::Failed, ..step }));
         }
     }
-    for record in records.iter().filter(|record| !record.terminating && !taken.contains(&record.name)) {
-        steps.extend(forget(record, &recorded_as, seen, now));
+    let left: Vec<_> = records.iter().filter(|record| !record.terminating && !taken.contains(&record.name)).collect();
+    let too_many = too_many(&left, places, seen);
+    for record in left {
+        let step = forget(record, &recorded_as, seen, now);
+        let is_too_many = || too_many.contains(&record.name);
+        steps.extend(
+            step.or_else(|| is_too_many().then(|| Step::new(Action::Forget(record.clone(), Proof::None), Reason::TooManyFailures))),
+        );
     }
     let orphans = seen.around.orphans.iter().filter(|record| !record.terminating);
     steps.extend(orphans.map(|record| Step::new(Action::Forget(record.clone(), Proof::None), Reason::NodeGone)));
@@ -84,8 +93,26 @@ fn failures(seen: &Observed, now: Timestamp) -> Vec<Wanted> {
     };
     let mut failed: Vec<_> = seen.around.failed_uploads.iter().filter(|failed| !all.listing().contains_key(&failed.file)).collect();
     failed.sort_by_key(|failed| (Reverse(failed.since), &failed.file));
-    failed.truncate(MOST_FAILURES);
+    failed.truncate(MOST_UPLOADS);
     failed.into_iter().map(|failed| failed_upload(&failed.file, &failed.node, failed.since, &failed.why, place, seen.shape)).collect()
+}
+
+fn most_failures(place: &Place) -> usize {
+    match place {
+        Place::Local { .. } => FailedSave::MOST,
+        Place::S3(_) => MOST_UPLOADS,
+    }
+}
+
+/// The failure records of ours beyond so many places, by the time of the failure. Those that are wanted have theirs already: one
+/// that goes here is not written again. K3s's own take no place and stay their day, and so does what may be a file's.
+fn too_many<'a>(left: &[&'a Arc<Record>], places: usize, seen: &Observed) -> BTreeSet<&'a RecordName> {
+    let Inventory::Complete(all) = &seen.inventory else { return BTreeSet::new() };
+    let is_listed = |record: &Record| record.file.as_ref().is_some_and(|file| all.listing().contains_key(file));
+    let mut failures: Vec<_> =
+        left.iter().copied().filter(|record| record.is_failure() && record.is_untouched && !is_listed(record)).collect();
+    failures.sort_by_key(|record| (Reverse(record.error_at), &record.name));
+    failures.into_iter().skip(places).map(|record| &record.name).collect()
 }
 
 /// What brings the record to what is wanted, if anything has to.
@@ -103,7 +130,7 @@ fn write(wanted: Wanted, record: Option<&Arc<Record>>, seen: &Observed) -> Optio
             };
             match (same, record.is_untouched) {
                 (true, true) => return None,
-                // A failure was written for no version, and so is none touched.
+                // K3s's own says the same.
                 (true, false) if record.is_failure() => return None,
                 (_, false) if record.version.is_some() => Reason::Edited,
                 _ => Reason::Changed,

@@ -1,7 +1,7 @@
 //! What one agent decides about what others left: records of nodes that are gone, failures that nodes tell of, multipart
 //! uploads that nobody goes on with; and what a person asks for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::check;
@@ -9,10 +9,11 @@ use super::fixtures::*;
 use super::plan::{Action, Asked, BucketView, FailedUpload, Mode, Plan, Proof, Reason, Step, Veto};
 use crate::record::Place;
 use crate::record::Record;
+use crate::record::api::ETCDSnapshotFile;
 use crate::record::cached::cached;
 use crate::record::content::annotation;
 use crate::record::patch::create;
-use crate::record::wanted::failed_upload;
+use crate::record::wanted::{failed_save, failed_upload};
 use crate::snapshot::*;
 
 const HOUR: i64 = 3600;
@@ -106,6 +107,123 @@ fn a_bucket_that_takes_nothing_fills_no_api_server() {
     let lines = all_lines(&world.checked());
     assert_eq!(lines.len(), 100);
     assert!(lines[0].contains(&format!("-{NOW}-")), "the newest: {}", lines[0]);
+}
+
+/// What the API server holds after every write and every removal of a pass; and how many it wrote.
+fn act(world: &mut World) -> usize {
+    let checked = world.checked();
+    let mut records: BTreeMap<_, _> = world.records.take().into_iter().flatten().map(|record| (record.name.clone(), record)).collect();
+    let mut writes = 0;
+    for step in checked.steps() {
+        assert_eq!(step.veto, None, "{step:?}");
+        match &step.action {
+            Action::Write(wanted) => {
+                writes += 1;
+                records.insert(wanted.name(), Arc::new(cached(&create(wanted, Program::K3s).unwrap(), Program::K3s)));
+            }
+            Action::Forget(record, _) => drop(records.remove(&record.name)),
+            other => panic!("{other:?}"),
+        }
+    }
+    world.records = Some(records.into_values().collect());
+    writes
+}
+
+/// The failure records of the world, by when they failed.
+fn failed_at(world: &World) -> Vec<i64> {
+    let mut failed: Vec<_> = world.records.iter().flatten().filter_map(|record| Some(record.error_at?.as_second())).collect();
+    failed.sort_unstable();
+    failed
+}
+
+#[test]
+fn a_save_that_fails_every_minute_has_its_newest_twenty_records_each_written_once() {
+    let mut world = World::new(local(), 0, []);
+    for minute in 1..=70 {
+        world.now = NOW + minute * 60;
+        let failed = FailedSave { file: good(-minute * 60).name, at: time(world.now), why: "cut".into() };
+        if minute == 50 {
+            // One has succeeded: those before it are over, and stay their day.
+            world.failed_saves.clear();
+        }
+        world.failed_saves.push(failed);
+        let too_many = world.failed_saves.len().saturating_sub(FailedSave::MOST);
+        world.failed_saves.drain(..too_many);
+        assert_eq!(act(&mut world), 1, "one that goes is not written again");
+        let newest: Vec<_> = ((minute - 19).max(1)..=minute).map(|minute| NOW + minute * 60).collect();
+        assert_eq!(failed_at(&world), newest, "after {minute} failures");
+        assert!(all_lines(&world.checked()).is_empty(), "{:?}", all_lines(&world.checked()));
+    }
+}
+
+#[test]
+fn a_clock_that_was_set_back_makes_no_failure_record_come_and_go() {
+    let mut world = World::new(local(), 0, []);
+    for (back, count) in [(0, 30), (2 * HOUR, 15)] {
+        for minute in 1..=count {
+            let at = NOW + minute * 60 - back;
+            world.now = at;
+            world.failed_saves.push(FailedSave { file: good(NOW - at).name, at: time(at), why: "cut".into() });
+            let too_many = world.failed_saves.len().saturating_sub(FailedSave::MOST);
+            world.failed_saves.drain(..too_many);
+            act(&mut world);
+            assert!(all_lines(&world.checked()).is_empty(), "{:?}", all_lines(&world.checked()));
+            assert!(failed_at(&world).contains(&at) && failed_at(&world).len() <= 20, "{:?}", failed_at(&world));
+        }
+    }
+}
+
+#[test]
+fn of_failed_uploads_a_hundred_records_stay_and_of_what_is_no_failure_of_ours_all() {
+    let (mut world, _) = after_a_failure();
+    let Place::S3(place) = place(&bucket()) else { unreachable!() };
+    let written = |ago: i64, change: fn(&mut ETCDSnapshotFile)| {
+        let wanted = failed_upload(&good(ago).name, &node("cp1"), time(NOW - ago), "full", &place, SHAPE);
+        let mut object = create(&wanted, Program::K3s).unwrap();
+        change(&mut object);
+        Arc::new(cached(&object, Program::K3s))
+    };
+    let of_k3s: fn(&mut ETCDSnapshotFile) = |object| object.metadata.annotations = None;
+    // Ours, oldest first; then K3s's own; then that of a damaged object, which was written for a version.
+    let mut records: Vec<_> = (1..=130).map(|ago| written(ago, |_| ())).collect();
+    records.extend((201..=230).map(|ago| written(ago, of_k3s)));
+    let mut broken = good(300);
+    damaged(&mut broken);
+    records.push(record(&broken, &bucket(), |_| ()));
+    world.inventory = complete([broken]);
+    world.failed_uploads.clear();
+    world.records = Some(records.clone());
+    let going: Vec<_> = records[100..130].iter().map(|record| format!("forget {} because too-many-failures", record.name)).collect();
+    assert_eq!(all_lines(&world.checked()), going);
+
+    // Those that fail still have their places first, however old they are.
+    let still = |ago: i64| FailedUpload { file: good(ago).name, node: node("cp1"), since: time(NOW - ago), why: "full".into() };
+    world.failed_uploads = (111..=130).map(still).collect();
+    let going: Vec<_> = records[80..110].iter().map(|record| format!("forget {} because too-many-failures", record.name)).collect();
+    assert_eq!(all_lines(&world.checked()), going);
+
+    let seen = world.inventory.seen().clone();
+    for unknown in [Inventory::Failed(Failure::new("x", "x")), Inventory::Partial(seen, Failure::new("x", "x"))] {
+        world.inventory = unknown;
+        assert!(all_lines(&world.checked()).is_empty(), "an object may stand behind each of them");
+    }
+}
+
+#[test]
+fn the_check_refuses_to_forget_as_one_too_many_what_is_no_failure_of_ours() {
+    let world = World::new(local(), 0, [good(HOUR)]);
+    let failed =
+        |file: &SnapshotFile| failed_save(&FailedSave { file: file.name.clone(), at: time(NOW), why: "cut".into() }, &node("cp1"), SHAPE);
+    let ours = create(&failed(&good(1)), Program::K3s).unwrap();
+    let mut of_k3s = create(&failed(&good(2)), Program::K3s).unwrap();
+    of_k3s.metadata.annotations = None;
+    let all = [ours, of_k3s].map(|object| Arc::new(cached(&object, Program::K3s)));
+    let all = [all[0].clone(), all[1].clone(), record(&good(HOUR), &local(), |_| ())];
+    let world = World { records: Some(all.to_vec()), ..world };
+    let steps = all.map(|record| Step::new(Action::Forget(record, Proof::None), Reason::TooManyFailures));
+    let checked = check(Plan(steps.into()), &world.observed(), &world.policy, time(NOW));
+    let vetoes: Vec<_> = checked.steps().iter().map(|step| step.veto).collect();
+    assert_eq!(vetoes, [None, Some(Veto::NotOurs), Some(Veto::NotOurs)]);
 }
 
 #[test]

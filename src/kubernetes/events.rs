@@ -24,7 +24,7 @@ use crate::record::{Record, RecordName};
 pub mod reason {
     /// On the record: a snapshot was saved (K3s).
     pub const CREATED: &str = "ETCDSnapshotCreated";
-    /// On the record: a snapshot could not be saved (K3s).
+    /// On the record: a snapshot could not be saved (K3s). On the Node: none can be, since no attempt can be noted.
     pub const FAILED: &str = "ETCDSnapshotFailed";
     /// On the record: its file or object is gone (K3s).
     pub const DELETED: &str = "ETCDSnapshotDeleted";
@@ -48,6 +48,8 @@ pub mod reason {
     pub const BUCKET_CONTESTED: &str = "ETCDSnapshotBucketContested";
     /// On the Node: a snapshot was saved that does not count as good: no quorum, or an alarm.
     pub const NO_QUORUM: &str = "ETCDSnapshotNoQuorum";
+    /// On the Node: etcd has an alarm that takes nothing from its snapshots, such as NOSPACE.
+    pub const ALARM: &str = "ETCDSnapshotAlarm";
 }
 
 const EVENTS: &str = "events.events.k8s.io";

@@ -33,7 +33,7 @@ pub struct Record {
     pub facts: Short,
     /// The version it says it was written for.
     pub version: Option<Version>,
-    /// Its content is what was last written to it.
+    /// Its content is what was last written to it, by an agent like us: K3s writes no digest.
     pub is_untouched: bool,
     /// What it says is known of that version. None when its content is not what was last written to it: then it is not believed.
     pub known: Option<Box<Known>>,
@@ -58,7 +58,7 @@ pub fn cached(object: &ETCDSnapshotFile, program: Program) -> Record {
     let text = |key: &str| meta.annotations.as_ref().and_then(|all| all.get(key));
     let error = object.status.as_ref().and_then(|status| status.error.as_ref());
     let version = text(annotation::VERSION).map(|text| Version::remembered(text));
-    let untouched = version.is_some() && is_untouched(object, program);
+    let untouched = is_untouched(object, program);
     Record {
         name: RecordName::existing(meta.name.as_deref().unwrap_or_default()),
         uid: meta.uid.clone().unwrap_or_default(),

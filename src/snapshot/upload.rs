@@ -50,5 +50,11 @@ pub struct FailedSave {
     pub why: String,
 }
 
+impl FailedSave {
+    /// So many of one node are remembered and have a record, the newest: enough to see since when and why. One that fails every
+    /// minute must not fill the API server.
+    pub const MOST: usize = 20;
+}
+
 /// Uploads of one version of a file, by the bucket's storage id: a new bucket starts anew.
 pub type Uploads = BTreeMap<StorageId, Upload>;

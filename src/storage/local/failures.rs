@@ -11,9 +11,6 @@ use super::error::LocalError;
 use super::state::{FORM, State, read};
 use crate::snapshot::{BaseName, FailedSave, Failure, FileName, NodeName};
 
-/// A save that fails every minute must not fill the API server with records of that.
-const MOST: usize = 20;
-
 #[derive(Serialize, Deserialize)]
 struct FailuresNote {
     v: u32,
@@ -60,7 +57,7 @@ impl Directory {
             state.change_failures(|all| {
                 all.retain(|other| other.file != failed.file);
                 all.push(failed);
-                all.drain(..all.len().saturating_sub(MOST));
+                all.drain(..all.len().saturating_sub(FailedSave::MOST));
             })
         })
         .await

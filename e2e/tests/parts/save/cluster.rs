@@ -1,7 +1,7 @@
 //! Several members: which of them a snapshot is taken of, and what is noted of their state.
 
 use anyhow::bail;
-use e2e::etcd::{DEFAULT_SET, Restore};
+use e2e::etcd::Restore;
 use e2e::wait;
 use etcd_snapshot_operator::etcd::AlarmKind;
 use etcd_snapshot_operator::snapshot::Failure;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use anyhow::bail;
 use e2e::process::Launch;
 use e2e::proxy::FaultProxy;
-use e2e::{tools, wait};
+use e2e::wait;
 use etcd_snapshot_operator::etcd::EtcdError;
 use etcd_snapshot_operator::save::Compressed;
 
@@ -98,7 +98,7 @@ async fn a_stream_that_is_changed_or_lacks_something_leaves_nothing() -> Result<
 }
 
 /// Takes all the room but so many bytes.
-fn take_all_but(path: &Path, rest: u64) {
+pub fn take_all_but(path: &Path, rest: u64) {
     let file = std::fs::File::create(path.join("else")).unwrap();
     let take = || {
         let stat = rustix::fs::statvfs(path)?;

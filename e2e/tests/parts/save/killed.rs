@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
 
-use e2e::etcd::{DEFAULT_SET, offline_tool};
-use e2e::tools;
 use etcd_snapshot_operator::snapshot::{Digest, Verdict};
 use etcd_snapshot_operator::storage::{Memory, Store as _, zip};
 use sha2::{Digest as _, Sha256};
@@ -90,10 +88,7 @@ async fn invariants(place: &Place, reported: &BTreeSet<String>, checked: &mut BT
         ensure!(Sha256::digest(database).as_slice() == trailer, "{name} does not match its trailer");
         let told = &place.sidecar(name)?[&format!("{PREFIX}file-sha256")];
         ensure!(*told == Digest(Sha256::digest(&bytes).into()).to_string(), "{name}");
-        let dir = scratch()?;
-        std::fs::write(dir.path().join("snapshot"), &snapshot)?;
-        let args = ["snapshot".into(), "restore".into(), dir.path().join("snapshot"), "--data-dir".into(), dir.path().join("data")];
-        tools::run(&offline_tool(DEFAULT_SET)?, args).await.with_context(|| format!("restore {name}"))?;
+        restores(&snapshot).await.with_context(|| format!("restore {name}"))?;
         checked.insert(name.clone());
     }
     // Whoever starts next can save at once.

@@ -1,7 +1,8 @@
 //! One member of each version: what is saved is what that version's own tools see and restore.
 
-use e2e::etcd::{Restore, offline_tool};
-use e2e::tools;
+use e2e::etcd::Restore;
+use e2e::hand::Hand;
+use e2e::site::Site;
 use etcd_snapshot_operator::boltdb::Facts;
 use etcd_snapshot_operator::save::Compressed;
 use etcd_snapshot_operator::snapshot::{Digest, FileName, Manifest, Verdict};
@@ -35,7 +36,7 @@ fn sha256(path: &Path) -> Result<String> {
 }
 
 /// Everything that the sidecar says, against what etcd's own tool and the member say.
-async fn same_as_told(set: &str, etcd: &Etcd, place: &Place, saved: &Saved, raw: &Path) -> Result<()> {
+pub async fn same_as_told(set: &str, etcd: &Etcd, place: &Place, saved: &Saved, raw: &Path) -> Result<()> {
     let path = place.path().join(saved.file.as_str());
     let mut sidecar = place.sidecar(saved.file.as_str())?;
     ensure!(sidecar.remove("provisioning-cluster-spec").as_deref() == Some("{}"));
@@ -132,13 +133,8 @@ async fn saved_raw_and_zipped_it_restores_to_the_same(set: &str) -> Result<()> {
         ensure!(mode(&place.path().join(name))? == 0o600);
     }
     let raw_path = place.path().join(raw.file.as_str());
-    // Another reader of zip files than ours.
     let zip_path = place.path().join(zip.file.as_str());
-    let args = ["-m".into(), "zipfile".into(), "-e".into(), zip_path.into_os_string(), unzipped.path().into()];
-    tools::run(Path::new("python3"), args).await?;
-    let stem = zip.file.as_str().trim_end_matches(".zip");
-    ensure!(names(unzipped.path())? == [stem]);
-    let unzipped = unzipped.path().join(stem);
+    let unzipped = unzip(&zip_path, unzipped.path()).await?;
 
     same_as_told(set, &etcd, &place, &raw, &raw_path).await?;
     same_as_told(set, &etcd, &place, &zip, &unzipped).await?;
@@ -147,13 +143,50 @@ async fn saved_raw_and_zipped_it_restores_to_the_same(set: &str) -> Result<()> {
 
     let revision = u64::try_from(raw.facts.revision)?;
     ensure!(revision == etcd.revision().await?);
-    for file in [&raw_path, &unzipped] {
-        let restored = Etcd::restored(set, file).await?;
-        ensure!(restored.revision().await? == revision, "{} {revision}", restored.revision().await?);
-        for revision in [revision, revision - 1, revision - 5] {
-            let (ours, theirs) = (content(&restored, revision).await?, content(&etcd, revision).await?);
-            ensure!(ours == theirs, "at {revision}: {ours} restored of {theirs}");
-        }
+    // etcdctl's own of the same revision has other bytes, each being a new transaction, and the same content.
+    let theirs = place.0.path().join("of-etcdctl");
+    etcd.save(&theirs).await?;
+    for file in [&raw_path, &unzipped, &theirs] {
+        restores_to_the_same(set, file, &etcd, revision).await.with_context(|| file.display().to_string())?;
+    }
+    from_the_bucket(set, &etcd, revision).await
+}
+
+/// Unpacks by another reader of zip files than ours.
+async fn unzip(archive: &Path, to: &Path) -> Result<PathBuf> {
+    tools::run(Path::new("python3"), ["-m".as_ref(), "zipfile".as_ref(), "-e".as_ref(), archive.as_os_str(), to.as_os_str()]).await?;
+    let stem = archive.file_stem().context("a name")?;
+    ensure!(names(to)? == [stem.to_string_lossy()], "{:?}", names(to)?);
+    Ok(to.join(stem))
+}
+
+/// Restored with its version's own tool and started, it is what the source was: every key, value and lease, at each revision.
+async fn restores_to_the_same(set: &str, file: &Path, source: &Etcd, revision: u64) -> Result<()> {
+    let restored = Etcd::restored(set, file).await?;
+    ensure!(restored.revision().await? == revision, "{} {revision}", restored.revision().await?);
+    for revision in [revision, revision - 1, revision - 5] {
+        let (ours, theirs) = (content(&restored, revision).await?, content(source, revision).await?);
+        ensure!(ours == theirs, "at {revision}: {ours} restored of {theirs}");
+    }
+    Ok(())
+}
+
+/// Saved by hand, plain and in an archive, what is in the bucket restores to the same.
+async fn from_the_bucket(set: &str, etcd: &Etcd, revision: u64) -> Result<()> {
+    let site = Site::new().await?;
+    for compress in [false, true] {
+        let hand = Hand::new("save")?.on(&site).with_bucket(&site).with_kubernetes(&site).flag("--etcd-endpoint", etcd.endpoint());
+        let hand = hand.flag("--name", if compress { "zipped" } else { "plain" });
+        let hand = if compress { hand.arg("--snapshot-compress") } else { hand };
+        let name = crate::cli_save::saved(&hand.run().await?.with(0)?.out)?;
+        ensure!(name.ends_with(".zip") == compress, "{name}");
+        std::fs::remove_file(site.snapshots().join(&name))?;
+        let there = scratch()?;
+        let path = there.path().join(&name);
+        std::fs::write(&path, site.bucket.get(&site.key(&name)).await?)?;
+        let unpacked = scratch()?;
+        let path = if compress { unzip(&path, unpacked.path()).await? } else { path };
+        restores_to_the_same(set, &path, etcd, revision).await.with_context(|| format!("{name} from the bucket"))?;
     }
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! The agent saves on schedule: what a save leaves behind, what is told of it, and when there is none.
 
+mod ill;
 mod kills;
+mod slow_bucket;
 mod whole_cluster;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
-//! The page for a bad day, walked through: the commands that it shows for a bare etcd, in its order and as they stand there, with a bucket
-//! to begin with and a running etcd in the end.
+//! The page for a bad day, walked through: the commands that it shows, in its order and as they stand there, with a bucket to begin
+//! with and a running etcd in the end; and, with kubeadm, an API server on it.
+
+mod kubeadm;
 
 use std::path::{Path, PathBuf};
 
@@ -13,14 +15,16 @@ use serde_json::Value;
 
 /// The page.
 const PAGE: &str = "docs/restoring.md";
-/// The info string of a fenced block that is walked.
+/// How a fenced block begins that is walked by everybody.
 const WALKED: &str = "```sh walk";
+/// And how one begins of a bare etcd.
+const BARE: &str = "```sh walk bare";
 
-/// The lines of all fenced blocks that begin so, in their order.
-fn blocks(page: &str, fence: &str) -> Vec<String> {
+/// The lines of all fenced blocks that begin like one of these, in their order.
+fn blocks(page: &str, fences: &[&str]) -> Vec<String> {
     let mut blocks = Vec::new();
     let mut lines = page.lines();
-    while lines.any(|line| line == fence) {
+    while lines.any(|line| fences.contains(&line)) {
         let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
         blocks.push(block.join("\n") + "\n");
     }
@@ -45,10 +49,13 @@ struct Walk {
 
 impl Walk {
     fn new(site: &Site) -> Self {
-        let (client, peer) = (ports::free(), ports::free());
+        Self::at(site, ports::free(), ports::free(), "http")
+    }
+
+    fn at(site: &Site, client: u16, peer: u16, scheme: &str) -> Self {
         let dir = site.scratch().join("bad-day");
         let at = |name: &str| dir.join(name).display().to_string();
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let url = |port: u16| format!("{scheme}://127.0.0.1:{port}");
         let variables = vec![
             ("AWS_ACCESS_KEY_ID", site.s3.access_key.clone()),
             ("AWS_SECRET_ACCESS_KEY", site.s3.secret_key.clone()),
@@ -64,14 +71,27 @@ impl Walk {
         Self { variables, client, dir }
     }
 
-    /// Types the commands, and stays until etcd ends.
-    fn begin(&self, commands: &[String]) -> Result<Process> {
+    fn variable(&self, name: &str) -> String {
+        self.variables.iter().find(|(other, _)| *other == name).map(|(_, value)| value.clone()).unwrap_or_default()
+    }
+
+    /// Everything that the page tells to say first, and nothing else, has been said.
+    fn is_as_asked(&self, page: &str) -> Result<()> {
+        let asked: Vec<&str> = self.variables.iter().map(|(name, _)| *name).collect();
+        let settings = blocks(page, &["```sh"]).into_iter().next().context("the block that says where things are")?;
+        ensure!(exported(&settings) == asked, "the page asks for other settings than it is walked with: {:?}", exported(&settings));
+        Ok(())
+    }
+
+    /// Types the commands with the tools of this set, and stays until etcd ends.
+    fn begin(&self, commands: &[String], set: &str) -> Result<Process> {
         // The member that the page starts ends with the shell, however that ends.
         let begin = "set -euo pipefail\netcd() { exec setpriv --pdeathsig KILL etcd \"$@\"; }\n";
         let script = format!("{begin}{}echo arrived\nwait\n", commands.concat());
         let folder = |path: &Path| path.parent().unwrap_or(Path::new("/")).display().to_string();
-        let (operator, etcd) = (folder(&tools::operator()?), folder(&tools::tool(DEFAULT_SET, "etcd")?));
-        let path = format!("{operator}:{etcd}:{}", std::env::var("PATH").unwrap_or_default());
+        let (operator, etcd) = (folder(&tools::operator()?), folder(&tools::tool(set, "etcd")?));
+        let kubernetes = folder(&tools::tool("kubernetes", "kubectl")?);
+        let path = format!("{operator}:{etcd}:{kubernetes}:{}", std::env::var("PATH").unwrap_or_default());
         let mut bash = Launch::new("bad-day", "bash", &self.dir).flag("-c", script).env("PATH", path);
         // The server of the tests speaks no TLS, and no domain leads to it.
         bash = bash.env("ETCD_S3_INSECURE", "true").env("ETCD_S3_BUCKET_LOOKUP_TYPE", "path");
@@ -80,6 +100,16 @@ impl Walk {
         }
         bash.start()
     }
+}
+
+/// Waits until the last command of the page has ended well.
+async fn arrives(bash: &mut Process, walk: &Walk) -> Result<()> {
+    bash.until("the last command of the page", async || {
+        let log = std::fs::read_to_string(walk.dir.join("bad-day.log"))?;
+        ensure!(log.lines().any(|line| line == "arrived"), "not yet");
+        Ok(())
+    })
+    .await
 }
 
 async fn keys(endpoint: &str) -> Result<Value> {
@@ -92,8 +122,8 @@ async fn keys(endpoint: &str) -> Result<Value> {
 #[tokio::test]
 async fn the_page_leads_from_a_bucket_to_a_running_etcd_with_the_same_keys() -> Result<()> {
     let page = std::fs::read_to_string(tools::repository(PAGE))?;
-    let commands = blocks(&page, WALKED);
-    ensure!(commands.len() > 4, "{PAGE} has lost its commands: {commands:?}");
+    let commands = blocks(&page, &[WALKED, BARE]);
+    ensure!(commands.len() == 6, "{PAGE} has lost its commands: {commands:?}");
 
     let site = Site::new().await?;
     let source = Etcd::start().await?;
@@ -109,18 +139,11 @@ async fn the_page_leads_from_a_bucket_to_a_running_etcd_with_the_same_keys() -> 
     source.etcdctl(["put", "/registry/things/late", "lost"]).await?;
 
     let walk = Walk::new(&site);
-    let asked: Vec<String> = walk.variables.iter().map(|(name, _)| (*name).to_owned()).collect();
-    let settings = blocks(&page, "```sh").into_iter().next().context("the block that says where things are")?;
-    ensure!(exported(&settings) == asked, "the page asks for other settings than it is walked with: {:?}", exported(&settings));
+    walk.is_as_asked(&page)?;
     // What a member left behind is kept.
     std::fs::create_dir_all(walk.dir.join("data/member"))?;
-    let mut bash = walk.begin(&commands)?;
-    bash.until("the last command of the page", async || {
-        let log = std::fs::read_to_string(walk.dir.join("bad-day.log"))?;
-        ensure!(log.lines().any(|line| line == "arrived"), "not yet");
-        Ok(())
-    })
-    .await?;
+    let mut bash = walk.begin(&commands, DEFAULT_SET)?;
+    arrives(&mut bash, &walk).await?;
 
     http::get(ports::loopback(walk.client), "/health").await?.ok()?;
     let endpoint = format!("http://127.0.0.1:{}", walk.client);
