@@ -9,18 +9,20 @@
 //! | [`objects`] | the first import of a bucket, and beats in which nothing has changed; [`peer`] and [`bare`] stand beside it |
 //! | [`files`] | from a file to its record |
 //! | [`records`] | memory with very many records |
-//! | [`saving`] | a save and a look into a snapshot, beside etcd's own tools, and the member's [`latency`] meanwhile |
+//! | [`saving`] | a save and a look into a snapshot of a [`member`], beside etcd's own tools, and the member's [`latency`] meanwhile; [`sending`] has those that go up |
 
 pub mod agent;
 pub mod bare;
 pub mod files;
 pub mod latency;
+pub mod member;
 pub mod objects;
 pub mod peer;
 pub mod process;
 pub mod records;
 pub mod report;
 pub mod saving;
+pub mod sending;
 pub mod world;
 
 /// How much of everything.
