@@ -44,9 +44,9 @@ pub struct Scale {
     pub records: u32,
     /// Starts.
     pub starts: u32,
-    /// MiB of the databases that are saved.
-    pub databases: &'static [u32],
-    /// Pairs of ours and theirs.
+    /// MiB of the databases that are saved; and of each, how many pairs of ours and theirs go up to a bucket as well.
+    pub databases: &'static [(u32, u32)],
+    /// Pairs of everything else.
     pub pairs: u32,
 }
 
@@ -61,7 +61,7 @@ impl Scale {
         large: (512, 3),
         records: 100_000,
         starts: 20,
-        databases: &[100, 1000],
+        databases: &[(100, 9), (1000, 3)],
         pairs: 9,
     };
     /// Whether it runs at all.
@@ -74,7 +74,7 @@ impl Scale {
         large: (32, 1),
         records: 1000,
         starts: 3,
-        databases: &[10],
+        databases: &[(10, 2)],
         pairs: 2,
     };
 }

@@ -32,12 +32,12 @@ const REST: Duration = Duration::from_millis(500);
 pub async fn measure(scale: Scale) -> Result<Section> {
     let mut section = Section::new("saving");
     let world = World::start(scale).await?;
-    for mebibytes in scale.databases {
+    for (mebibytes, uploads) in scale.databases {
         let etcd = Etcd::start().await?;
         member::fill(&etcd, usize::try_from(*mebibytes)?).await?;
         saves(&mut section, &etcd, *mebibytes, scale.pairs).await?;
         felt(&mut section, &etcd, *mebibytes, scale.pairs).await?;
-        sending::measure(&mut section, &world, &etcd, *mebibytes, scale.pairs).await?;
+        sending::measure(&mut section, &world, &etcd, *mebibytes, *uploads).await?;
     }
     Ok(section)
 }
