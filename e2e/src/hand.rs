@@ -81,7 +81,8 @@ impl Hand {
         self.env("KUBECONFIG", site.api.kubeconfig())
     }
 
-    fn command(&self) -> Result<Command> {
+    /// What is started.
+    pub fn command(&self) -> Result<Command> {
         let mut command = Command::new(tools::operator()?);
         if let Some(name) = self.name {
             command.arg0(name);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde_json::json;
 
-use super::saving::post;
+use super::member::post;
 
 /// Between two puts: they are to feel the load, not to make it.
 const PAUSE: Duration = Duration::from_millis(2);

@@ -9,18 +9,20 @@
 //! | [`objects`] | the first import of a bucket, and beats in which nothing has changed; [`peer`] and [`bare`] stand beside it |
 //! | [`files`] | from a file to its record |
 //! | [`records`] | memory with very many records |
-//! | [`saving`] | a save and a look into a snapshot, beside etcd's own tools, and the member's [`latency`] meanwhile |
+//! | [`saving`] | a save and a look into a snapshot of a [`member`], beside etcd's own tools, and the member's [`latency`] meanwhile; [`sending`] has those that go up |
 
 pub mod agent;
 pub mod bare;
 pub mod files;
 pub mod latency;
+pub mod member;
 pub mod objects;
 pub mod peer;
 pub mod process;
 pub mod records;
 pub mod report;
 pub mod saving;
+pub mod sending;
 pub mod world;
 
 /// How much of everything.
@@ -42,9 +44,9 @@ pub struct Scale {
     pub records: u32,
     /// Starts.
     pub starts: u32,
-    /// MiB of the databases that are saved.
-    pub databases: &'static [u32],
-    /// Pairs of ours and theirs.
+    /// MiB of the databases that are saved; and of each, how many pairs of ours and theirs go up to a bucket as well.
+    pub databases: &'static [(u32, u32)],
+    /// Pairs of everything else.
     pub pairs: u32,
 }
 
@@ -59,7 +61,7 @@ impl Scale {
         large: (512, 3),
         records: 100_000,
         starts: 20,
-        databases: &[100, 1000],
+        databases: &[(100, 9), (1000, 3)],
         pairs: 9,
     };
     /// Whether it runs at all.
@@ -72,7 +74,7 @@ impl Scale {
         large: (32, 1),
         records: 1000,
         starts: 3,
-        databases: &[10],
+        databases: &[(10, 2)],
         pairs: 2,
     };
 }

@@ -20,17 +20,19 @@ pub struct Ran {
     pub output: String,
 }
 
-/// Runs a command that prints little.
+/// Runs a program that prints little.
 pub async fn run(program: &Path, args: &[OsString]) -> Result<Ran> {
+    let mut command = Command::new(program);
+    command.args(args);
+    run_command(command).await
+}
+
+/// The same for one with more than arguments.
+pub async fn run_command(mut command: Command) -> Result<Ran> {
+    let shown = command.as_std().get_program().to_string_lossy().into_owned();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let begun = Instant::now();
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .with_context(|| format!("start {}", program.display()))?;
+    let mut child = command.spawn().with_context(|| format!("start {shown}"))?;
     let id = child.id().context("it has just been started")?;
     let mut peak = 0;
     let ended = loop {
@@ -45,7 +47,7 @@ pub async fn run(program: &Path, args: &[OsString]) -> Result<Ran> {
     child.stdout.take().context("piped")?.read_to_string(&mut output).await?;
     child.stderr.take().context("piped")?.read_to_string(&mut said).await?;
     if !ended.success() {
-        bail!("{} {args:?} failed ({ended}): {}", program.display(), said.trim());
+        bail!("{shown} failed ({ended}): {}", said.trim());
     }
     Ok(Ran { time, peak, output })
 }

@@ -30,9 +30,9 @@ async fn main() -> ExitCode {
 async fn run() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if let [verb, path] = &words[..]
-        && verb == saving::INSPECT
+        && [saving::INSPECT, saving::VERIFY].contains(&verb.as_str())
     {
-        println!("{}", saving::inspect(Path::new(path))?);
+        println!("{}", saving::inspect(Path::new(path), verb == saving::VERIFY)?);
         return Ok(());
     }
     let (mut scale, mut write, mut sections) = (Scale::FULL, false, Vec::new());

@@ -1,16 +1,14 @@
 //! Uploads in parts: begun once, gone on with by later tries, completed only when every byte is the one that was verified.
 //!
 //! In: a file too large for one request. Out: its object; or an upload that the next try goes on with, unless that would be in vain.
-//! At most three parts are in memory. Nobody's upload is touched but those whose ids we were given, or found under keys of ours.
+//! At most four parts are in memory. Nobody's upload is touched but those whose ids we were given, or found under keys of ours.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::pin::pin;
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use futures::TryStreamExt as _;
-use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
 
 use super::Bucket;
@@ -46,7 +44,7 @@ impl Sizes {
 const MIB: u64 = 1024 * 1024;
 /// S3 takes no more parts than these.
 const MOST_PARTS: u64 = 10_000;
-/// Parts under way at once, and so in memory.
+/// Parts under way at once. One more is being read meanwhile.
 const AT_ONCE: usize = 3;
 /// Pages of uploads after which the rest is left for another day.
 const MOST_PAGES: usize = 1000;
@@ -161,20 +159,9 @@ impl Bucket {
     /// Sends every part that has not arrived. Returns all of them when together they are the file that was verified.
     async fn send_parts(&self, going: &Outgoing, id: &UploadId, arrived: &Parts) -> Result<Vec<CompletedPart>, S3Error> {
         let file = going.shared().map_err(|error| self.unreadable(going, &error))?;
-        let mut reading = pin!(source::parts(file, going.size, self.sizes.part_of(going.size)));
-        let mut sending = FuturesUnordered::new();
-        let mut done: Vec<Done> = Vec::new();
-        loop {
-            if sending.len() < AT_ONCE
-                && let Some(part) = reading.try_next().await.map_err(|error| self.unreadable(going, &error))?
-            {
-                sending.push(self.send_part(going, id, part, arrived));
-            } else if let Some(part) = sending.try_next().await? {
-                done.push(part);
-            } else {
-                break;
-            }
-        }
+        let reading = source::parts(file, going.size, self.sizes.part_of(going.size)).map_err(|error| self.unreadable(going, &error));
+        let sending = reading.map_ok(|part| self.send_part(going, id, part, arrived)).try_buffer_unordered(AT_ONCE);
+        let mut done: Vec<Done> = sending.try_collect().await?;
         done.sort_by_key(|part| part.number);
         if done.last().and_then(|part| part.whole) != Some(going.sha256) {
             return Err(self.changed(going));
@@ -183,7 +170,8 @@ impl Bucket {
     }
 
     async fn send_part(&self, going: &Outgoing, id: &UploadId, part: Part, arrived: &Parts) -> Result<Done, S3Error> {
-        let Part { number, bytes, md5, whole } = part;
+        let Part { number, bytes, whole } = part;
+        let md5 = source::md5_of_part(&bytes).await.map_err(|error| self.unreadable(going, &error))?;
         let same = |arrived: &&Arrived| arrived.size == bytes.len() as u64 && md5_in(&arrived.etag) == Some(md5);
         if let Some(arrived) = arrived.get(&number).filter(same) {
             return Ok(Done { number, etag: arrived.etag.clone(), whole });

@@ -23,8 +23,6 @@ pub struct Part {
     pub number: i32,
     /// What it holds.
     pub bytes: Bytes,
-    /// MD5 of it.
-    pub md5: [u8; 16],
     /// With the last part: the SHA-256 of all of them.
     pub whole: Option<Digest>,
 }
@@ -37,6 +35,12 @@ pub fn content_md5(md5: [u8; 16]) -> String {
 /// MD5 of these bytes.
 pub fn md5(bytes: &[u8]) -> [u8; 16] {
     Md5::digest(bytes).into()
+}
+
+/// MD5 of very many, which takes longer than anything else that is done to them; so those of several parts are made at once.
+pub async fn md5_of_part(bytes: &Bytes) -> io::Result<[u8; 16]> {
+    let bytes = bytes.clone();
+    tokio::task::spawn_blocking(move || md5(&bytes)).await.map_err(io::Error::other)
 }
 
 struct Reading {
@@ -69,6 +73,6 @@ impl Reading {
         self.at += size;
         self.number += 1;
         let whole = (self.at == self.size).then(|| Digest(self.whole.clone().finalize().into()));
-        Ok((Part { number: self.number, md5: md5(&bytes), bytes: bytes.into(), whole }, self))
+        Ok((Part { number: self.number, bytes: bytes.into(), whole }, self))
     }
 }

@@ -194,7 +194,8 @@ impl Bucket {
         let Some(part) = part.filter(|part| part.whole == Some(going.sha256)) else { return Err(self.changed(going)) };
         let key = self.key(&going.name);
         let (content_type, metadata) = (going.content_type(), going.file_metadata());
-        let whole = Whole { key: &key, bytes: part.bytes, md5: part.md5, content_type, metadata };
+        let md5 = source::md5_of_part(&part.bytes).await.map_err(|error| self.unreadable(going, &error))?;
+        let whole = Whole { key: &key, bytes: part.bytes, md5, content_type, metadata };
         match self.put(&whole, true).await {
             Ok(()) => Ok(Uploaded::Sent),
             // Perhaps by an earlier attempt of this very request.

@@ -2,6 +2,8 @@
 //!
 //! Everything that knows the `zip` crate is in here.
 
+mod deflate;
+mod hashing;
 mod read;
 mod write;
 

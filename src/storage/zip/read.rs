@@ -12,6 +12,7 @@ use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive, read::ZipReadOptions};
 
+use super::hashing;
 use crate::snapshot::Verdict;
 use crate::snapshot::verify::{self, TRAILER, Verified};
 
@@ -88,7 +89,7 @@ fn unpack<R: Read + Seek, W: Write>(
         return Err(Refused::damaged(format!("in its zip archive, {}", verify::implausible_size(size))));
     }
     let reader = entry.with_reader(archive, ZipReadOptions::new())?;
-    let verified = verify::verify(Tee { from: reader, into }, size, go_on)?;
+    let verified = hashing::verify(Tee { from: reader, into }, size, go_on)?;
     let db_size = (verified.verdict == Verdict::Whole).then_some(size - TRAILER);
     Ok(Unpacked { verified, db_size })
 }

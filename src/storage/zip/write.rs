@@ -3,25 +3,35 @@
 //! In: the snapshot's bytes, and the file that becomes the archive. Out: the archive's size and digest. It is written from
 //! front to end, its sizes behind the data as Go writes them, with the large numbers of zip64 where they may be needed. That
 //! it can be read again is for [`super::verify`] to show.
+//!
+//! The few records around the one entry are written here (APPNOTE 4.3), because the `zip` crate writes none around what others have
+//! compressed.
 
-use std::cell::RefCell;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use sha2::{Digest as _, Sha256};
-use zip::result::ZipError;
-use zip::write::{FullFileOptions, ZipWriter};
-use zip::{CompressionMethod, DateTime};
+use zip::DateTime;
 
+use super::deflate::deflate;
 use crate::snapshot::Digest;
 
-/// Bytes at a time.
-const PIECE: usize = 256 * 1024;
 /// From here on the compressed size may need more than the 32 bits of a plain archive.
 const LARGE: u64 = 1 << 31;
+/// What stands in 32 bits for a number that zip64 has elsewhere.
+const ELSEWHERE: u32 = u32::MAX;
+/// Checksum and sizes stand behind the data; the name is UTF-8.
+const FLAGS: u16 = 1 << 3 | 1 << 11;
+const DEFLATED: u16 = 8;
 /// The extra field with a modification time in Unix seconds.
 const EXTENDED_TIMESTAMP: u16 = 0x5455;
+/// The extra field with the sizes of zip64.
+const ZIP64: u16 = 1;
+/// "Made by Unix", so that the mode counts.
+const UNIX: u16 = 3 << 8;
+/// A file that only its owner may read and write.
+const MODE: u32 = 0o100_600 << 16;
 
 /// The one entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,108 +55,170 @@ pub struct Written {
 
 /// Compresses exactly `entry.size` bytes. `go_on` is told between pieces how many were read, and false ends it with
 /// [`io::ErrorKind::Interrupted`].
-pub fn write(mut snapshot: impl Read, archive: impl Write, entry: &Entry<'_>, go_on: impl Fn(u64) -> bool) -> io::Result<Written> {
-    let below = RefCell::new(Below { inner: archive, size: 0, hash: Sha256::new(), failed: None });
-    let done = deflate(&mut snapshot, &below, entry, go_on);
-    let Below { size, hash, failed, .. } = below.into_inner();
-    match failed {
-        Some(error) => Err(error),
-        None => done.map(|()| Written { size, sha256: Digest(hash.finalize().into()) }),
-    }
+pub fn write(snapshot: impl Read, archive: impl Write, entry: &Entry<'_>, go_on: impl Fn(u64) -> bool) -> io::Result<Written> {
+    write_as(snapshot, archive, entry, entry.size >= LARGE, go_on)
 }
 
-fn deflate<W: Write>(
-    snapshot: &mut impl Read,
-    below: &RefCell<Below<W>>,
+fn write_as(
+    snapshot: impl Read,
+    archive: impl Write,
     entry: &Entry<'_>,
+    is_large: bool,
     go_on: impl Fn(u64) -> bool,
-) -> io::Result<()> {
-    let mut archive = ZipWriter::new_stream(BufWriter::with_capacity(PIECE, Front(below)));
-    archive.start_file(entry.name, options(entry).map_err(io_error)?).map_err(io_error)?;
-    let mut piece = vec![0; PIECE];
-    let mut read = 0;
-    loop {
-        if !go_on(read) {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        let got = match snapshot.read(&mut piece) {
-            Ok(got) => got,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        read += got as u64;
-        if read > entry.size || (got == 0 && read < entry.size) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("the snapshot has {read} bytes and should have {}", entry.size),
-            ));
-        }
-        if got == 0 {
-            break;
-        }
-        archive.write_all(&piece[..got])?;
-        if below.borrow().failed.is_some() {
-            return Ok(());
-        }
-    }
-    archive.finish().map_err(io_error)?.into_inner().flush()
+) -> io::Result<Written> {
+    let mut below = Below { inner: archive, size: 0, hash: Sha256::new() };
+    let records = Records::new(entry, is_large)?;
+    below.write_all(&records.before())?;
+    let begin = below.size;
+    let crc = deflate(snapshot, &mut below, entry.size, go_on)?;
+    let data = Data { crc, packed: below.size - begin, size: entry.size };
+    below.write_all(&records.behind(&data))?;
+    let directory = below.size;
+    below.write_all(&records.directory(&data))?;
+    below.write_all(&records.end(directory, below.size))?;
+    below.inner.flush()?;
+    Ok(Written { size: below.size, sha256: Digest(below.hash.finalize().into()) })
 }
 
-fn options(entry: &Entry<'_>) -> Result<FullFileOptions<'static, 'static>, ZipError> {
-    let mut options =
-        FullFileOptions::default().compression_method(CompressionMethod::Deflated).large_file(entry.size >= LARGE).unix_permissions(0o600);
-    // The old field has two-second steps, no zone, and years from 1980 on only; the extra one has the second itself.
-    if let Ok(time) = DateTime::try_from(entry.time.to_zoned(TimeZone::UTC).datetime()) {
-        options = options.last_modified_time(time);
-    }
-    if let Ok(seconds) = u32::try_from(entry.time.as_second()) {
-        let [a, b, c, d] = seconds.to_le_bytes();
-        options.add_extra_field(EXTENDED_TIMESTAMP, [1, a, b, c, d], false)?;
-    }
-    Ok(options)
+/// What is known once the data is written.
+struct Data {
+    crc: u32,
+    packed: u64,
+    size: u64,
 }
 
-fn io_error(error: ZipError) -> io::Error {
-    match error {
-        ZipError::Io(error) => error,
-        error => io::Error::other(error),
+/// The records around the data.
+struct Records<'a> {
+    name: &'a [u8],
+    name_length: u16,
+    /// The old field has two-second steps, no zone, and years from 1980 on only.
+    time: (u16, u16),
+    /// This one has the second itself.
+    timestamp: Option<[u8; 9]>,
+    is_large: bool,
+}
+
+impl<'a> Records<'a> {
+    fn new(entry: &Entry<'a>, is_large: bool) -> io::Result<Self> {
+        let name_length = u16::try_from(entry.name.len()).map_err(io::Error::other)?;
+        let time = DateTime::try_from(entry.time.to_zoned(TimeZone::UTC).datetime()).unwrap_or_default();
+        let timestamp = u32::try_from(entry.time.as_second()).ok().map(|seconds| {
+            let ([a, b], [c, d, e, f]) = (EXTENDED_TIMESTAMP.to_le_bytes(), seconds.to_le_bytes());
+            [a, b, 5, 0, 1, c, d, e, f]
+        });
+        Ok(Self { name: entry.name.as_bytes(), name_length, time: (time.timepart(), time.datepart()), timestamp, is_large })
+    }
+
+    /// The local header.
+    fn before(&self) -> Vec<u8> {
+        let nothing_yet = Data { crc: 0, packed: 0, size: 0 };
+        let extra = self.extra(&nothing_yet);
+        let mut record = b"PK\x03\x04".to_vec();
+        self.common(&mut record, &nothing_yet, &extra);
+        [&record, self.name, &extra].concat()
+    }
+
+    /// The data descriptor.
+    fn behind(&self, data: &Data) -> Vec<u8> {
+        let mut record = b"PK\x07\x08".to_vec();
+        record.extend(data.crc.to_le_bytes());
+        for size in [data.packed, data.size] {
+            let bytes = size.to_le_bytes();
+            record.extend(if self.is_large { &bytes[..] } else { &bytes[..4] });
+        }
+        record
+    }
+
+    /// The central header.
+    fn directory(&self, data: &Data) -> Vec<u8> {
+        let extra = self.extra(data);
+        let mut record = b"PK\x01\x02".to_vec();
+        record.extend((UNIX | self.version()).to_le_bytes());
+        self.common(&mut record, data, &extra);
+        // No comment, the first disk, binary.
+        record.extend([0; 6]);
+        record.extend(MODE.to_le_bytes());
+        // The local header is at the beginning.
+        record.extend([0; 4]);
+        [&record, self.name, &extra].concat()
+    }
+
+    /// The end record, with that of zip64 before it where the data before the directory is so long.
+    fn end(&self, directory: u64, end: u64) -> Vec<u8> {
+        let size = end - directory;
+        let offset = u32::try_from(directory).unwrap_or(ELSEWHERE);
+        let mut record = Vec::new();
+        if offset == ELSEWHERE {
+            record.extend(b"PK\x06\x06");
+            record.extend(44_u64.to_le_bytes());
+            record.extend([UNIX | self.version(), self.version()].map(u16::to_le_bytes).as_flattened());
+            record.extend([0; 8]);
+            record.extend([1, 1, size, directory].map(u64::to_le_bytes).as_flattened());
+            // Where that record is, on the one disk that there is.
+            record.extend(b"PK\x06\x07\0\0\0\0");
+            record.extend(end.to_le_bytes());
+            record.extend(1_u32.to_le_bytes());
+        }
+        record.extend(b"PK\x05\x06\0\0\0\0\x01\0\x01\0");
+        record.extend(u32::try_from(size).unwrap_or(ELSEWHERE).to_le_bytes());
+        record.extend(offset.to_le_bytes());
+        record.extend([0; 2]);
+        record
+    }
+
+    /// What both headers have, from the version up to the lengths of name and extra fields.
+    fn common(&self, record: &mut Vec<u8>, data: &Data, extra: &[u8]) {
+        record.extend([self.version(), FLAGS, DEFLATED, self.time.0, self.time.1].map(u16::to_le_bytes).as_flattened());
+        record.extend(data.crc.to_le_bytes());
+        for size in [data.packed, data.size] {
+            let small = if self.is_large { ELSEWHERE } else { u32::try_from(size).unwrap_or(ELSEWHERE) };
+            record.extend(small.to_le_bytes());
+        }
+        let extra_length = u16::try_from(extra.len()).unwrap_or_default();
+        record.extend([self.name_length, extra_length].map(u16::to_le_bytes).as_flattened());
+    }
+
+    fn extra(&self, data: &Data) -> Vec<u8> {
+        let mut extra = Vec::new();
+        if self.is_large {
+            extra.extend([ZIP64, 16].map(u16::to_le_bytes).as_flattened());
+            extra.extend([data.size, data.packed].map(u64::to_le_bytes).as_flattened());
+        }
+        extra.extend(self.timestamp.iter().flatten());
+        extra
+    }
+
+    /// What a reader has to know: deflate, or zip64.
+    fn version(&self) -> u16 {
+        if self.is_large { 45 } else { 20 }
     }
 }
 
-/// The file. It keeps its first error to itself and takes everything after it for nothing: a dropped `ZipWriter` goes on
-/// writing, and prints errors on its own account.
+/// The file.
 struct Below<W> {
     inner: W,
     size: u64,
     hash: Sha256,
-    failed: Option<io::Error>,
 }
 
-struct Front<'b, W>(&'b RefCell<Below<W>>);
-
-impl<W: Write> Write for Front<'_, W> {
+impl<W: Write> Write for Below<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut below = self.0.borrow_mut();
-        if below.failed.is_none() {
-            match below.inner.write_all(bytes) {
-                Ok(()) => {
-                    below.size += bytes.len() as u64;
-                    below.hash.update(bytes);
-                }
-                Err(error) => below.failed = Some(error),
-            }
-        }
+        self.inner.write_all(bytes)?;
+        self.size += bytes.len() as u64;
+        self.hash.update(bytes);
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        self.inner.flush()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
+
+    use zip::CompressionMethod;
 
     use super::super::{snapshot, verify};
     use super::*;
@@ -158,7 +230,8 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read_as_it_was_with_name_time_and_mode() {
-        for pages in [1, 700, 3000] {
+        // Fewer pieces than threads, as many, and more.
+        for pages in [1, 700, 2048, 3000, 12_000] {
             let snapshot = snapshot(pages);
             let mut archive = Vec::new();
             let written = write(&snapshot[..], &mut archive, &entry(snapshot.len() as u64), |_| true).unwrap();
@@ -184,16 +257,24 @@ mod tests {
 
     #[test]
     fn large_numbers_are_written_as_zip64() {
-        let snapshot = snapshot(2);
+        let snapshot = snapshot(3000);
         let mut archive = Vec::new();
-        let large = options(&entry(LARGE)).unwrap();
-        let mut writer = ZipWriter::new_stream(&mut archive);
-        writer.start_file("x", large).unwrap();
-        writer.write_all(&snapshot).unwrap();
-        writer.finish().unwrap();
-        let unpacked = verify(Cursor::new(&archive), archive.len() as u64, || true).unwrap();
+        let written = write_as(&snapshot[..], &mut archive, &entry(snapshot.len() as u64), true, |_| true).unwrap();
+        let unpacked = verify(Cursor::new(&archive), written.size, || true).unwrap();
         assert_eq!(unpacked.verified.verdict, Verdict::Whole);
-        assert!(archive.windows(4).any(|bytes| bytes == [1, 0, 16, 0]), "a zip64 field in the local header");
+        assert_eq!(archive.windows(4).filter(|bytes| *bytes == [1, 0, 16, 0]).count(), 2, "a zip64 field in both headers");
+    }
+
+    #[test]
+    fn a_directory_beyond_four_gibibytes_is_found_by_the_records_of_zip64() {
+        let records = Records::new(&entry(LARGE), true).unwrap();
+        let (begin, size) = (5 << 32, 77);
+        let end = records.end(begin, begin + size);
+        assert_eq!(end.len(), 56 + 20 + 22);
+        let number = |at: usize| u64::from_le_bytes(end[at..at + 8].try_into().unwrap());
+        assert_eq!([number(24), number(32), number(40), number(48)], [1, 1, size, begin]);
+        assert_eq!(number(56 + 8), begin + size, "the locator leads to where the record begins");
+        assert_eq!(end[56 + 20 + 16..][..4], [0xff; 4]);
     }
 
     #[test]
