@@ -96,9 +96,9 @@ async fn ask(at: &str) -> Result<(bool, String), Trouble> {
         Ok::<_, Trouble>((head.status.as_u16(), String::from_utf8_lossy(&body.to_bytes()).into_owned()))
     };
     match timeout(PATIENCE, exchange).await.map_err(|_| failed().because("it had no answer in time"))?? {
-        (200, words) => Ok((true, words)),
-        (503, words) => Ok((false, words)),
-        (status, _) => Err(failed().because(format!("what listens there answers with {status}, which no agent does"))),
+        (200, words) if words.starts_with("ready") => Ok((true, words)),
+        (503, words) if words.starts_with("not ready") => Ok((false, words)),
+        (status, _) => Err(failed().because(format!("what listens there is no agent: it answers with {status} and other words"))),
     }
 }
 

@@ -29,7 +29,7 @@ async fn an_agent_is_asked_how_it_is() -> Result<()> {
 #[tokio::test]
 async fn what_is_no_agent_is_not_taken_for_one() -> Result<()> {
     let site = Site::new().await?;
-    Hand::new("ready")?.arg(site.s3.endpoint()).run().await?.with(1)?.says("which no agent does")?;
+    Hand::new("ready")?.arg(site.s3.endpoint()).run().await?.with(1)?.says("what listens there is no agent")?;
     Hand::new("ready")?
         .arg("::1")
         .env("HTTP_LISTEN", format!("[::]:{}", ports::free()))
