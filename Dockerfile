@@ -1,5 +1,7 @@
 # docker build -t etcd-snapshot-operator .        or: buildah bud -t etcd-snapshot-operator .
 FROM docker.io/library/rust:1.95-bookworm AS build
+# Debian keeps one version of each at a time, so a pinned one is gone with the next.
+# hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends protobuf-compiler libprotobuf-dev ca-certificates && rm -rf /var/lib/apt/lists/*
 # The dependency list goes into the binary, where `cargo audit bin` and scanners of images find it.
 RUN cargo install --locked cargo-auditable --version =0.7.7

@@ -3,6 +3,7 @@
 //! * `run` the agent
 //! * `save`, `ls`, `get`, `delete`, `prune`, `upload` by hand, with K3s's names; `hand` has what they have in common, `around` what they find around them
 //! * `kubectl` runs a verb in the pod of an agent, as `kubectl etcd-snapshot`
+//! * `ready` asks an agent how it is
 //! * `crd`, `completion`, `man` print what belongs to the program
 //! * `trouble` why a verb failed; `terminal` what is shown, and to whom
 
@@ -18,6 +19,7 @@ mod kubectl;
 mod ls;
 mod man;
 mod prune;
+mod ready;
 mod removing;
 mod run;
 mod save;
@@ -57,6 +59,7 @@ enum Verb {
     Delete(Box<delete::Delete>),
     Prune(Box<prune::Prune>),
     Upload(Box<upload::Upload>),
+    Ready(ready::Ready),
     /// Print the CustomResourceDefinition of ETCDSnapshotFile as YAML, for kubectl apply -f -.
     ///
     /// K3s and RKE2 install their own at every start: do not apply this one there.
@@ -114,7 +117,7 @@ fn shown_for(arg: Arg, without: &[&str]) -> Arg {
 
 /// As a plugin of kubectl: the verbs by hand, called as people call them there.
 fn plugin() -> Command {
-    let of_the_agent = |verb: Command| if matches!(verb.get_name(), "run" | "crd") { verb.hide(true) } else { verb };
+    let of_the_agent = |verb: Command| if matches!(verb.get_name(), "run" | "crd" | "ready") { verb.hide(true) } else { verb };
     command().bin_name("kubectl etcd-snapshot").mut_subcommands(of_the_agent).mut_subcommands(kubectl::with_flags)
 }
 
@@ -143,6 +146,7 @@ pub fn main() -> ExitCode {
         Verb::Upload(arguments) => upload::upload(*arguments),
         Verb::Ls(arguments) => ls::ls(&arguments),
         Verb::Get(arguments) => get::get(*arguments),
+        Verb::Ready(arguments) => ready::ready(&arguments),
         Verb::Crd => crd::crd(),
         Verb::Completion(arguments) => completion::completion(&arguments),
         Verb::Man(arguments) => man::man(&arguments),

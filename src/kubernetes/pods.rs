@@ -5,14 +5,14 @@
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use kube::api::{Api, AttachParams, AttachedProcess, ListParams};
 
-use super::OPERATOR;
 use super::error::{Cause, Doing, Error, call};
 
 /// What a user must be allowed: to run something in a pod.
 pub const EXEC: &str = "pods/exec";
 /// What the chart calls the container of an agent.
 const CONTAINER: &str = "agent";
-const NAME: &str = "app.kubernetes.io/name";
+/// What the chart's values and other charts leave alone, unlike the name of the application.
+const LABEL: &str = "etcd-snapshot-operator.dev/component=agent";
 const INSTANCE: &str = "app.kubernetes.io/instance";
 const PAGE: u32 = 500;
 
@@ -47,7 +47,7 @@ pub struct Agent {
 /// The labels that agents have: those of one release, or of all.
 pub fn labels(instance: Option<&str>) -> String {
     let of = instance.map(|instance| format!(",{INSTANCE}={instance}")).unwrap_or_default();
-    format!("{NAME}={OPERATOR}{of}")
+    format!("{LABEL}{of}")
 }
 
 /// The agents in one namespace, or in all.

@@ -20,6 +20,17 @@ app.kubernetes.io/name: {{ include "eso.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{- /* What agents are found by whatever they are called: `kubectl etcd-snapshot`, the notes and docs/alerts.md know this one. */}}
+{{- define "eso.agentLabel" -}}
+etcd-snapshot-operator.dev/component: agent
+{{- end }}
+
+{{- /* Of the pod of `helm test`. */}}
+{{- define "eso.testLabels" -}}
+app.kubernetes.io/name: {{ include "eso.name" . | trunc 58 | trimSuffix "-" }}-test
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
 {{- define "eso.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ include "eso.selectorLabels" . }}

@@ -52,6 +52,7 @@ keeps, the DaemonSet's name, and where the runbooks are. The files are whole wit
 {{- $interval := include "eso.seconds" (get $settings "etcd-snapshot-reconcile-interval" | default "10m") | int64 }}
 {{- $kept := dict "EtcdSnapshotLocalCopiesMissing" (dig "etcd-snapshot-retention" 5 $settings) "EtcdSnapshotS3CopiesMissing" (dig "etcd-s3-retention" 5 $settings) }}
 {{- $daemonSet := printf "namespace=%q, daemonset=%q" $root.Release.Namespace (include "eso.fullname" $root) }}
+{{- $runbooks := $values.runbookUrl | default (printf "%s/blob/v%s/docs/runbooks" (first $root.Chart.Sources) $root.Chart.AppVersion) | trimSuffix "/" }}
 {{- $groups := list }}
 {{- range (fromYaml ($root.Files.Get (index . 1))).groups }}
 {{- $group := .name }}
@@ -66,9 +67,7 @@ keeps, the DaemonSet's name, and where the runbooks are. The files are whole wit
 {{- $expr = $expr | replace "< 5" (printf "< %d" $least) | replace ">= 5" (printf ">= %d" $least) }}
 {{- end }}
 {{- $annotations := deepCopy .annotations }}
-{{- with $values.runbookUrl }}
-{{- $_ := set $annotations "runbook_url" (printf "%s/%s" (trimSuffix "/" .) (base $annotations.runbook_url)) }}
-{{- end }}
+{{- $_ := set $annotations "runbook_url" (printf "%s/%s" $runbooks (base $annotations.runbook_url)) }}
 {{- $labels := merge (dict "severity" (get $own "severity" | default .labels.severity)) $values.alertLabels }}
 {{- $rule := dict "alert" .alert "expr" $expr "labels" $labels "annotations" $annotations }}
 {{- with get $own "for" | default (get . "for") }}

@@ -21,8 +21,9 @@ metrics_are_read_through_the_api_server() {
   until_true 60 metric_is 'etcd_snapshot_files{kind="good",storage="local"}' 1
   until_true 60 metric_is 'etcd_snapshot_files{kind="damaged",storage="local"}' 1
 }
+with_bucket=(--set settings.etcd-s3=true --set settings.etcd-s3-config-secret=s3 --set settings.etcd-snapshot-reconcile-interval=5s)
 missing_secret_is_said_and_stops_nothing() {
-  install --set settings.etcd-s3=true --set settings.etcd-s3-config-secret=s3 --set settings.etcd-snapshot-reconcile-interval=5s > "$scratch/notes"
+  install "${with_bucket[@]}" > "$scratch/notes"
   contains "$(cat "$scratch/notes")" "the one that the Secret s3 in kube-system names"
   until_true 60 says "secrets kube-system/s3"
 }

@@ -29,7 +29,7 @@ async fn namespace(client: &Client) -> Result<String> {
 async fn agent(client: &Client, namespace: &str, node: &str, ready: bool) -> Result<String> {
     let name = format!("eso-{node}");
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let labels = json!({ "app.kubernetes.io/name": "etcd-snapshot-operator", "app.kubernetes.io/instance": "eso" });
+    let labels = json!({ "etcd-snapshot-operator.dev/component": "agent", "app.kubernetes.io/instance": "eso" });
     let pod = json!({
         "metadata": { "name": name, "labels": labels },
         "spec": { "nodeName": node, "automountServiceAccountToken": false, "containers": [{ "name": "agent", "image": "eso" }] },
@@ -52,7 +52,7 @@ async fn without_an_agent_where_one_is_wanted_nothing_runs_and_one_sentence_says
     let (admin, client) = (api.kubeconfig(), api.kubernetes().await?.client);
     let (space, other) = (namespace(&client).await?, namespace(&client).await?);
     let save = |space: &str| Ok::<_, anyhow::Error>(plugin("save", &admin)?.flag("-n", space));
-    let sentence = format!("no pod in the namespace {space} has the labels app.kubernetes.io/name=etcd-snapshot-operator");
+    let sentence = format!("no pod in the namespace {space} has the labels etcd-snapshot-operator.dev/component=agent");
     save(&space)?.run().await?.with(1)?.says(&sentence)?.says("give --dir or --etcd-endpoint")?;
 
     agent(&client, &space, "cp-1", true).await?;

@@ -11,6 +11,7 @@ mod bucket_faults;
 mod cli_get;
 mod cli_kubectl;
 mod cli_ls;
+mod cli_ready;
 mod cli_removing;
 mod cli_save;
 mod cli_upload;

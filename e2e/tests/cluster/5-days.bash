@@ -12,12 +12,14 @@ killed_pod_comes_back_and_writes_nothing() {
 }
 leaders() { # of all agents
   local one sum=0
-  for one in $(kubectl -n "$space" get pods -l "app.kubernetes.io/instance=$release" -o jsonpath='{.items[*].metadata.name}'); do
+  for one in $(agents -o jsonpath='{.items[*].metadata.name}'); do
     sum=$((sum + $(kubectl get --raw "/api/v1/namespaces/$space/pods/$one:9469/proxy/metrics" | sed -n 's/^etcd_snapshot_leader{.*} //p; s/^etcd_snapshot_leader //p')))
   done
   echo $sum
 }
-holder() { kubectl -n "$space" get leases -o jsonpath='{.items[*].spec.holderIdentity}'; }
+holder() { # of the bucket that is looked after now
+  kubectl -n "$space" get leases -o jsonpath='{range .items[*]}{.spec.renewTime} {.spec.holderIdentity}{"\n"}{end}' | sort | sed -n '$s/.* //p'
+}
 one_leads() { is "$(leaders)" 1; }
 agents_ready() { is "$(kubectl -n "$space" get ds "$agent" -o jsonpath='{.status.numberReady}')" "$1"; }
 holds_another() { local now; now=$(holder) && [ -n "$now" ] && [ "$now" != "$1" ]; }
@@ -26,8 +28,7 @@ directory_that_is_absent_is_an_event() { # no certificates on that node yet
   until_true 90 mount_failed
 }
 mount_failed() { contains "$(kubectl -n "$space" get events --field-selector reason=FailedMount -o jsonpath='{.items[*].message}')" "/etc/kubernetes/pki/etcd is not a directory"; }
-another_leader_follows() {
-  local first
+agent_comes_once_it_is_there() {
   cp -r "$etcd_pki/." "$scratch/cluster/node-2/host/etc/kubernetes/etcd-pki"
   mkdir -p "$scratch/cluster/node-2/host/etc/kubernetes/pki"
   mv "$scratch/cluster/node-2/host/etc/kubernetes/etcd-pki" "$scratch/cluster/node-2/host/etc/kubernetes/pki/etcd"
@@ -35,6 +36,31 @@ another_leader_follows() {
   kubectl -n "$space" delete pod --field-selector spec.nodeName=server-2 --grace-period=0 --force
   until_true 120 agents_ready 2
   until_true 60 one_leads
+}
+etcd_elsewhere_is_said() { # no member listens on the address of that node
+  contains "$(ask readyz server-2)" "ill: etcd member"
+  is "$(ask readyz server-2 | head -n 1)" ready
+  if plugin save --node server-2 > "$scratch/said" 2>&1; then return 1; fi
+  contains "$(cat "$scratch/said")" "$net.0.2:2379"
+}
+snapshots_of_all_nodes_are_listed() {
+  local said
+  said=$(plugin ls)
+  say "$said"
+  contains "$said" "On the node $node:"
+  contains "$said" "On the node server-2:"
+  contains "$said" "etcd-snapshot-$node-1700000000"
+  plugin ls --output json | python3 -c '
+import json, sys
+items = json.load(sys.stdin)["items"]
+files = [(item["spec"]["nodeName"], item["spec"]["location"]) for item in items]
+assert files and len(files) == len(set(files)), files'
+  # Of which node is asked where there are several.
+  if said=$(plugin save 2>&1); then return 1; fi
+  contains "$said" "There are agents on $node, server-2: choose one with --node"
+}
+another_leader_follows() {
+  local first
   first=$(holder)
   kubectl -n "$space" delete pod --field-selector "spec.nodeName=${first%_*}" --grace-period=0 --force
   until_true 90 holds_another "$first"
@@ -78,15 +104,32 @@ renewed_certificates_need_no_restart() {
 two_releases_do_not_fight() {
   local before
   before=$(versions)
-  helm install second "$chart" --namespace second --create-namespace --wait --timeout 3m > "$scratch/notes"
+  helm install second "$chart" --namespace second --create-namespace --wait --timeout 3m --set nameOverride=keeper > "$scratch/notes"
   contains "$(cat "$scratch/notes")" "the CRD was installed by the release $release in the namespace $space"
   contains "$(cat "$scratch/notes")" "the release $release in the namespace $space is here too"
+  # Whatever its pods are called, both are found, and one is to be chosen.
+  local said
+  if said=$(plugin ls 2>&1); then return 1; fi
+  contains "$said" "agents of several releases: $space/$release, second/second"
+  contains "$(plugin ls --instance second)" "etcd-snapshot-$node-1700000000"
   is "$(versions)" "$before"
   helm uninstall second --namespace second --wait
   kubectl -n second wait --for delete pod --all --timeout 90s
   kubectl delete namespace second --wait=false
 }
-
+etcd_on_loopback_needs_the_network_of_the_host() {
+  # To the agent, nothing listens on the address of the node any more.
+  on_node iptables -I INPUT -p tcp -d "$net.0.1" --dport 2379 -j REJECT --reject-with tcp-reset
+  until_true 90 says "ill: etcd member"
+  is "$(ask readyz | head -n 1)" ready
+  install "${with_bucket[@]}" --set hostNetwork=true --set settings.etcd-endpoint=https://127.0.0.1:2379 > /dev/null
+  until_true 90 no_longer_says "ill: etcd member"
+  plugin save --name through-the-host --etcd-s3=false
+  plugin delete --yes --etcd-s3=false "$(on_node ls "$directory" | grep '^through-the-host-')"
+  on_node iptables -D INPUT -p tcp -d "$net.0.1" --dport 2379 -j REJECT --reject-with tcp-reset
+  install "${with_bucket[@]}" > /dev/null
+  until_true 90 no_longer_says "ill: etcd member"
+}
 k3s_at_work_is_waited_for() {
   kubectl annotate node "$node" "etcd.k3s.cattle.io/local-snapshots-timestamp=$(date -u +%FT%TZ)"
   until_true 60 says "K3s is at work"
@@ -116,6 +159,9 @@ has_restarted_since() { [ "$(kubectl -n "$space" get pod "$(pod)" -o jsonpath='{
 check "a pod that was killed comes back, and writes no record" killed_pod_comes_back_and_writes_nothing
 if [ -n "${etcd_pki-}" ]; then
   check "a directory that is absent on a node is told in an Event" directory_that_is_absent_is_an_event
+  check "once it is there, the agent comes" agent_comes_once_it_is_there
+  check "an etcd that is not on the node's address is said, and the agent is ready all the same" etcd_elsewhere_is_said
+  check "kubectl etcd-snapshot ls asks every agent" snapshots_of_all_nodes_are_listed
   check "a leader that was killed is followed by another" another_leader_follows
 else
   say "left out without a cluster of our own: directories that are absent, another leader, renewed certificates, rights"
@@ -125,4 +171,7 @@ check "a node that is drained keeps its agent" drained_node_keeps_its_agent
 check "K3s at work is waited for" k3s_at_work_is_waited_for
 check "a directory that is removed under the pod is said, and loses no record" removed_directory_is_said_and_loses_no_record
 check "a verb that is denied is said, and the rest goes on" denied_verb_is_said
-if [ -n "${etcd_pki-}" ]; then check "renewed certificates need no restart" renewed_certificates_need_no_restart; fi
+if [ -n "${etcd_pki-}" ]; then
+  check "renewed certificates need no restart" renewed_certificates_need_no_restart
+  check "an etcd on 127.0.0.1 alone is said, and hostNetwork is the remedy" etcd_on_loopback_needs_the_network_of_the_host
+fi
