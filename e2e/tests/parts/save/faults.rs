@@ -98,7 +98,7 @@ async fn a_stream_that_is_changed_or_lacks_something_leaves_nothing() -> Result<
 }
 
 /// Takes all the room but so many bytes.
-fn take_all_but(path: &Path, rest: u64) {
+pub fn take_all_but(path: &Path, rest: u64) {
     let file = std::fs::File::create(path.join("else")).unwrap();
     let take = || {
         let stat = rustix::fs::statvfs(path)?;

@@ -3,7 +3,7 @@
 mod cluster;
 mod faults;
 mod killed;
-mod relay;
+pub mod relay;
 mod versions;
 
 use std::collections::BTreeMap;
@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+pub use self::faults::take_all_but;
 use crate::boltdb::post;
 use crate::etcd::member;
 
@@ -136,7 +137,7 @@ fn at(etcd: &Etcd) -> Result<Member> {
     member(&etcd.endpoint(), |_| ())
 }
 
-fn address(etcd: &Etcd) -> Result<SocketAddr> {
+pub fn address(etcd: &Etcd) -> Result<SocketAddr> {
     Ok(etcd.endpoint().trim_start_matches("http://").parse()?)
 }
 
