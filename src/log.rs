@@ -1,6 +1,6 @@
 //! The log: text for people, or JSON for machines, on standard error.
 //!
-//! In: the form, `RUST_LOG`, `NO_COLOR`. Out: one line an event. The crates underneath speak up at `warn`, and kube at
+//! In: the form, `RUST_LOG`, `NO_COLOR`; by hand how much somebody asks for. Out: one line an event. The crates underneath speak up at `warn`, and kube at
 //! `error`, since what it says of a broken watch is no news here: lower levels are many, and at the lowest they show requests
 //! with what signs them.
 
@@ -11,7 +11,8 @@ use std::panic::PanicHookInfo;
 
 use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{DefaultFields, Format, Full};
+use tracing_subscriber::fmt::{MakeWriter, SubscriberBuilder};
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 use crate::snapshot::Failure;
@@ -20,6 +21,9 @@ use crate::snapshot::Failure;
 const DEFAULT: &str = "info";
 /// Beginnings of the names of crates underneath, and how much of them is shown unless `RUST_LOG` names the same ones.
 const QUIET: &str = "aws=warn,h2=warn,hyper=warn,kube=error,mio=warn,rustls=warn,tower=warn";
+
+/// What a verb by hand logs unasked. What the agent's own parts say of what failed, the verb says itself.
+const BY_HAND: &str = "warn,etcd_snapshot_operator::controller=error,etcd_snapshot_operator::kubernetes=error";
 
 /// The form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,17 +47,28 @@ pub enum LogError {
 
 /// Sets the process's log up, once. Panics become log lines, too.
 pub fn init(form: Form) -> Result<(), LogError> {
-    init_at(form, DEFAULT)
+    let text = env::var_os("RUST_LOG").map(|text| text.to_string_lossy().into_owned());
+    set_up(subscriber(form, filter(text.as_deref())?, is_coloured(), io::stderr))
 }
 
-/// The same with another level where `RUST_LOG` does not say one.
-pub fn init_at(form: Form, level: &str) -> Result<(), LogError> {
-    let text = env::var_os("RUST_LOG").map(|text| text.to_string_lossy().into_owned()).filter(|text| !text.trim().is_empty());
-    let filter = filter(Some(text.as_deref().unwrap_or(level)))?;
-    let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    subscriber(form, filter, colour, io::stderr).try_init().map_err(LogError::Twice)?;
+/// The same for a verb by hand: what it does is its result and what it says of it, so without being asked it logs hardly anything.
+/// `RUST_LOG` does not count: in a pod it is meant for the agent.
+pub fn init_by_hand(verbose: u8) -> Result<(), LogError> {
+    set_up(match verbose {
+        0 => Box::new(plain(filter(Some(BY_HAND))?, is_coloured(), io::stderr).without_time().with_target(false).finish()),
+        1 => subscriber(Form::Text, filter(Some("info"))?, is_coloured(), io::stderr),
+        _ => subscriber(Form::Text, filter(Some("debug"))?, is_coloured(), io::stderr),
+    })
+}
+
+fn set_up(subscriber: Box<dyn Subscriber + Send + Sync>) -> Result<(), LogError> {
+    subscriber.try_init().map_err(LogError::Twice)?;
     std::panic::set_hook(Box::new(panicked));
     Ok(())
+}
+
+fn is_coloured() -> bool {
+    io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// An error with its whole chain, each cause once: what one log line says of it. (Inside the macros of `tracing`, `log` is theirs: write
@@ -74,12 +89,20 @@ fn subscriber<W>(form: Form, filter: EnvFilter, colour: bool, writer: W) -> Box<
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    // Where standard error is closed, complaining about it there would be a panic.
-    let plain = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colour).log_internal_errors(false);
+    let plain = plain(filter, colour, writer);
     match form {
         Form::Text => Box::new(plain.finish()),
         Form::Json => Box::new(plain.json().flatten_event(true).with_span_list(false).finish()),
     }
+}
+
+fn plain<W>(filter: EnvFilter, colour: bool, writer: W) -> SubscriberBuilder<DefaultFields, Format<Full>, EnvFilter, W>
+where
+    W: for<'w> MakeWriter<'w> + 'static,
+{
+    // Where standard error is closed, complaining about it there would be a panic.
+    let plain = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).log_internal_errors(false);
+    plain.with_writer(writer)
 }
 
 fn panicked(panic: &PanicHookInfo<'_>) {
@@ -145,6 +168,19 @@ mod tests {
         assert_eq!(heard(Some("kube=info")), ["ours at info", "ours at error", "theirs at info", "theirs at warn"]);
         assert_eq!(heard(Some("error")), ["ours at error"]);
         assert!(heard(Some("OFF")).is_empty());
+    }
+
+    #[test]
+    fn by_hand_what_the_verb_says_itself_is_not_logged_besides() {
+        let speak = || {
+            tracing::warn!("ours at warn");
+            tracing::warn!(target: "etcd_snapshot_operator::controller::voice", "an agent's");
+            tracing::error!(target: "etcd_snapshot_operator::controller::report", "a fault");
+            tracing::info!("ours at info");
+        };
+        let text = logged(Form::Text, Some(BY_HAND), false, speak);
+        let said: Vec<_> = text.lines().map(|line| line.rsplit_once(": ").unwrap().1).collect();
+        assert_eq!(said, ["ours at warn", "a fault"]);
     }
 
     #[test]

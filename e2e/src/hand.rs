@@ -1,13 +1,16 @@
 //! The operator's verbs by hand: one run of the binary, with what it printed where, and how it ended.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, ChildStdin, Command};
 
 use crate::process::scratch;
 use crate::site::{FOLDER, Site};
@@ -15,11 +18,15 @@ use crate::{tools, wait};
 
 /// What to type. The environment is empty but for `PATH` and what is given; so no API server is named until a test names one.
 pub struct Hand {
-    /// The name that it is called by, where that is not its own.
-    name: Option<&'static str>,
+    /// What it is called by: its own path, or a link to it.
+    program: PathBuf,
     args: Vec<OsString>,
     env: Vec<(String, OsString)>,
-    home: TempDir,
+    home: Arc<TempDir>,
+    /// What starts it, where it is not started at once.
+    through: Vec<OsString>,
+    /// The columns of its terminal, where it has one.
+    columns: Option<u16>,
 }
 
 /// How a run ended.
@@ -32,12 +39,17 @@ pub struct Ended {
 
 impl Hand {
     pub fn new(verb: &str) -> Result<Self> {
-        Ok(Self { name: None, args: vec![verb.into()], env: Vec::new(), home: scratch()? })
+        let program = tools::operator()?;
+        Ok(Self { program, args: vec![verb.into()], env: Vec::new(), home: Arc::new(scratch()?), through: Vec::new(), columns: None })
     }
 
     /// As kubectl calls it: `kubectl etcd-snapshot`.
     pub fn plugin(verb: &str) -> Result<Self> {
-        Ok(Self { name: Some("kubectl-etcd_snapshot"), ..Self::new(verb)? })
+        let mut hand = Self::new(verb)?;
+        let link = hand.home.path().join("kubectl-etcd_snapshot");
+        std::os::unix::fs::symlink(&hand.program, &link)?;
+        hand.program = link;
+        Ok(hand)
     }
 
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
@@ -81,16 +93,49 @@ impl Hand {
         self.env("KUBECONFIG", site.api.kubeconfig())
     }
 
+    /// Started by these words, as `nohup` starts what is behind it.
+    pub fn through<S: Into<OsString>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.through = words.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// File modes hold for it, although it is root's.
+    pub fn bound_by_modes(self) -> Self {
+        let dropped = "-dac_override,-dac_read_search";
+        self.through(["setpriv", "--bounding-set", dropped, "--inh-caps", dropped, "--"])
+    }
+
+    /// On a terminal of so many columns, and in the foreground of a session of its own. All of its streams are that terminal: what it
+    /// says is in `out`, and what somebody types comes from [`Running::types`].
+    pub fn on_terminal(mut self, columns: u16) -> Self {
+        self.columns = Some(columns);
+        self
+    }
+
     /// What is started.
-    pub fn command(&self) -> Result<Command> {
-        let mut command = Command::new(tools::operator()?);
-        if let Some(name) = self.name {
-            command.arg0(name);
-        }
-        command.args(&self.args).env_clear().env("HOME", self.home.path()).env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    pub fn command(&self) -> Command {
+        let words: Vec<&OsStr> = self
+            .through
+            .iter()
+            .map(OsString::as_os_str)
+            .chain([self.program.as_os_str()])
+            .chain(self.args.iter().map(OsString::as_os_str))
+            .collect();
+        let mut command = if let Some(columns) = self.columns {
+            let words: Vec<String> = words.iter().map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"))).collect();
+            let line = format!("stty cols {columns} rows 24; exec {}", words.join(" "));
+            let mut script = Command::new("script");
+            script.args(["--quiet", "--flush", "--return", "--command", &line, "/dev/null"]).stdin(Stdio::piped());
+            script
+        } else {
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]).stdin(Stdio::null());
+            command
+        };
+        command.env_clear().env("HOME", self.home.path()).env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.envs(self.env.iter().map(|(name, value)| (name, value))).current_dir(self.home.path());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        Ok(command)
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
     }
 
     /// Runs it to its end.
@@ -102,32 +147,63 @@ impl Hand {
     pub async fn run_unread(&self) -> Result<Ended> {
         let (read, write) = std::io::pipe()?;
         drop(read);
-        let mut command = self.command()?;
+        let mut command = self.command();
         command.stdout(OwnedFd::from(write));
-        Running(command.spawn()?).ended().await
+        Running::of(command.spawn()?, &self.home).ended().await
     }
 
     /// Starts it.
     pub fn start(&self) -> Result<Running> {
-        Ok(Running(self.command()?.spawn().context("start the operator")?))
+        Ok(Running::of(self.command().spawn().context("start the operator")?, &self.home))
     }
 }
 
-/// A run that has not ended. Dropping it kills it.
-pub struct Running(Child);
+/// A run that has not ended. Dropping it kills it; on a terminal, that goes.
+pub struct Running {
+    child: Child,
+    keys: Option<ChildStdin>,
+    /// What it has printed so far, as far as somebody has read it.
+    seen: Vec<u8>,
+    home: Arc<TempDir>,
+}
 
 impl Running {
+    fn of(mut child: Child, home: &Arc<TempDir>) -> Self {
+        Self { keys: child.stdin.take(), child, seen: Vec::new(), home: Arc::clone(home) }
+    }
+
+    /// Waits until it has printed this.
+    pub async fn shows(&mut self, words: &str) -> Result<()> {
+        let out = self.child.stdout.as_mut().context("nobody reads it")?;
+        let showing = async {
+            while !String::from_utf8_lossy(&self.seen).contains(words) {
+                ensure!(out.read_buf(&mut self.seen).await? > 0, "it ended without {words:?}: {}", String::from_utf8_lossy(&self.seen));
+            }
+            Ok(())
+        };
+        tokio::time::timeout(wait::PATIENCE, showing).await.with_context(|| format!("it does not show {words:?}"))?
+    }
+
+    /// Types on its terminal; `\x03` is Ctrl-C.
+    pub async fn types(&mut self, keys: &str) -> Result<()> {
+        let terminal = self.keys.as_mut().context("it has no terminal")?;
+        terminal.write_all(keys.as_bytes()).await?;
+        Ok(terminal.flush().await?)
+    }
+
+    /// To the operator; on a terminal, to the program that is it: killed, the terminal is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let id = self.0.id().and_then(|id| Pid::from_raw(id.cast_signed())).context("it has ended")?;
+        let id = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())).context("it has ended")?;
         kill_process(id, signal).context("signal the operator")
     }
 
     /// Waits for its end.
     pub async fn ended(self) -> Result<Ended> {
-        let output = tokio::time::timeout(wait::PATIENCE, self.0.wait_with_output()).await.context("it does not end")??;
+        let (_keys, _home) = (self.keys, self.home);
+        let output = tokio::time::timeout(wait::PATIENCE, self.child.wait_with_output()).await.context("it does not end")??;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         let code = output.status.code().or_else(|| signalled(output.status));
-        Ok(Ended { code, out: text(output.stdout), err: text(output.stderr) })
+        Ok(Ended { code, out: text([self.seen, output.stdout].concat()), err: text(output.stderr) })
     }
 }
 

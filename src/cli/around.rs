@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::trouble::Trouble;
-use crate::config::{CaBundles, HandSettings, S3Access, S3Layer, ca_config_map, read_certificates, resolve_s3};
+use crate::config::{ApiServer, CaBundles, HandSettings, S3Access, S3Layer, ca_config_map, read_certificates, resolve_s3};
 use crate::kubernetes::client::{ClientError, Source, client};
 use crate::kubernetes::nodes::cluster_id;
 use crate::kubernetes::secret;
@@ -37,7 +37,7 @@ impl Kubernetes {
     /// Asks it whose cluster this is.
     pub async fn ask(settings: &HandSettings) -> Result<Self, Trouble> {
         let namespace = settings.namespace()?;
-        let source = match Source::infer(|name| std::env::var_os(name)) {
+        let source = match source(settings) {
             Ok(source) => source,
             Err(ClientError::Nothing) => return Ok(Self::Nowhere),
             Err(error) => return Ok(Self::Away { client: None, failure: Failure::of("client", &error) }),
@@ -75,6 +75,12 @@ impl Kubernetes {
             Self::Nowhere | Self::There { .. } => None,
         }
     }
+}
+
+/// Where the API server is.
+pub fn source(settings: &HandSettings) -> Result<Source, ClientError> {
+    let ApiServer { kubeconfig, context } = settings.api();
+    Source::named(kubeconfig.as_deref(), context.as_deref(), |name| std::env::var_os(name))
 }
 
 /// The way to the bucket; None when there is no bucket. The Secret is read if the settings name one.

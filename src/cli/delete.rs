@@ -6,9 +6,10 @@ use clap::Args;
 
 use super::hand::{Hand, by_hand};
 use super::removing::{How, remove};
+use super::start::Needs;
 use super::terminal::{complain, note};
 use super::trouble::Trouble;
-use super::{FAILED, USAGE, around, start};
+use super::{FAILED, PARTLY, USAGE, start};
 use crate::decide::Asked;
 use crate::snapshot::{BaseName, ClusterId, FileName};
 
@@ -32,8 +33,8 @@ pub struct Delete {
     #[arg(required = true)]
     names: Vec<String>,
     /// Whose objects may go, where no API server says it: the UID of the namespace kube-system.
-    #[arg(long, value_name = "ID")]
-    cluster_id: Option<String>,
+    #[arg(long, value_name = "ID", value_parser = super::hand::cluster)]
+    cluster_id: Option<ClusterId>,
     /// Count snapshots from before a restore of etcd as this cluster's own.
     #[arg(long)]
     take_over: bool,
@@ -54,24 +55,25 @@ pub fn delete(arguments: &Delete) -> u8 {
         }
     };
     by_hand(hand, async |settings, stop| {
-        let settings = settings.run(around::node(&settings)?, &BaseName::default())?;
-        let asked = Asked::Delete { names: names.clone(), take_over: *take_over };
-        let mut hand = start::start(settings, asked, &stop).await?;
-        if let Some(cluster) = cluster_id.as_deref().and_then(ClusterId::new) {
-            hand.believe(cluster);
-        }
-        let (code, planned) = Box::pin(remove(&mut hand, *how, &stop)).await?;
-        if code != super::DONE && hand.shared().settings.s3.is_on() && hand.shared().surroundings().cluster_of_records().is_none() {
-            note("where no API server says it, --cluster-id says whose objects may go");
+        let asked = (Asked::Delete { names: names.clone(), take_over: *take_over }, Needs::Nothing);
+        let mut hand = start::start(&settings, &BaseName::default(), asked, &stop).await?;
+        start::believe(&hand, cluster_id.as_ref())?;
+        let removed = Box::pin(remove(&mut hand, *how, &stop)).await?;
+        let code = removed.code;
+        if code != super::DONE {
+            start::say_whose(&hand, hand.shared().surroundings().cluster_of_records().is_some());
         }
         hand.end().await;
-        if !planned {
+        let absent: Vec<_> = names.difference(&removed.planned).filter(|_| removed.saw_all).collect();
+        for name in &absent {
             // K3s's own words.
-            for name in &names {
-                note(format!("Snapshot {name} not found."));
-            }
-            return Ok(if code == super::DONE { FAILED } else { code });
+            note(format!("Snapshot {name} not found."));
         }
-        Ok(code)
+        Ok(match (code, absent.len()) {
+            (_, 0) => code,
+            (super::DONE, some) if some < names.len() => PARTLY,
+            (super::DONE, _) => FAILED,
+            _ => code,
+        })
     })
 }

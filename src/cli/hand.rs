@@ -3,18 +3,25 @@
 //! In: the common part of a command line, and what the verb does. Out: its exit code. Nothing is done after a signal but what makes an
 //! end that can be taken up again.
 
+use std::fs;
+use std::future::pending;
 use std::io;
 use std::process;
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::trouble::Trouble;
 use super::{FAILED, USAGE, terminal};
-use crate::config::{HandFlags, HandSettings, load_by_hand};
+use crate::config::{ApiServer, HandFlags, HandSettings, load_by_hand};
 use crate::log;
+use crate::snapshot::ClusterId;
+
+const HANGUP: u8 = 1;
+const INTERRUPT: u8 = 2;
+const TERMINATE: u8 = 15;
 
 /// How long a verb may take to end after a signal.
 const GRACE: Duration = Duration::from_secs(5);
@@ -24,6 +31,8 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct Hand {
     #[command(flatten)]
     settings: HandFlags,
+    #[command(flatten)]
+    api: ApiServer,
     /// Say more of what is done, on standard error; twice for everything.
     #[arg(long, short, action = ArgAction::Count, help_heading = "Output")]
     verbose: u8,
@@ -70,15 +79,6 @@ impl Hand {
         .collect()
     }
 
-    fn level(&self) -> &'static str {
-        match self.verbose {
-            _ if self.debug => "debug",
-            0 => "warn",
-            1 => "info",
-            _ => "debug",
-        }
-    }
-
     /// With S3 turned on: for a verb that is about the bucket alone.
     pub fn with_bucket(mut self) -> Self {
         self.settings.0 = self.settings.0.with("etcd-s3", "true");
@@ -92,17 +92,18 @@ pub fn by_hand(hand: &Hand, verb: impl AsyncFnOnce(HandSettings, CancellationTok
     with_signals(hand, true, verb)
 }
 
-/// The same for a verb that is not stopped when its terminal goes: the connection to it may be lost, and what has begun is still wanted.
+/// The same for a verb that is still wanted when the connection to it is lost: in a pod the only terminal is at the other end of one, and
+/// it goes on there to its end. On a machine a terminal that goes ends it, unless `nohup` stands in front.
 pub fn by_hand_to_the_end(hand: &Hand, verb: impl AsyncFnOnce(HandSettings, CancellationToken) -> Result<u8, Trouble>) -> u8 {
-    with_signals(hand, false, verb)
+    with_signals(hand, std::env::var_os("KUBERNETES_SERVICE_HOST").is_none(), verb)
 }
 
 fn with_signals(hand: &Hand, hangs_up: bool, verb: impl AsyncFnOnce(HandSettings, CancellationToken) -> Result<u8, Trouble>) -> u8 {
     let (settings, warnings) = match load_by_hand(&hand.settings.0) {
-        Ok(loaded) => loaded,
+        Ok((settings, warnings)) => (settings.with_api(hand.api.clone()), warnings),
         Err(error) => return ended(Err(error.into())),
     };
-    if let Err(error) = log::init_at(log::Form::Text, hand.level()) {
+    if let Err(error) = log::init_by_hand(if hand.debug { u8::MAX } else { hand.verbose }) {
         return ended(Err(Trouble::usage(error.to_string()).because_of(&error)));
     }
     for text in warnings.iter().map(String::as_str).chain(hand.without_effect()) {
@@ -122,8 +123,13 @@ fn with_signals(hand: &Hand, hangs_up: bool, verb: impl AsyncFnOnce(HandSettings
 pub async fn unless_stopped<T>(stop: &CancellationToken, asked: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
     tokio::select! {
         answer = asked => answer,
-        () = stop.cancelled() => Err(Trouble::failed("interrupted")),
+        () = stop.cancelled() => Err(interrupted()),
     }
+}
+
+/// A signal has come.
+pub fn interrupted() -> Trouble {
+    Trouble::failed("interrupted")
 }
 
 async fn until_signalled(hangs_up: bool, verb: impl AsyncFnOnce(CancellationToken) -> Result<u8, Trouble>) -> u8 {
@@ -139,11 +145,18 @@ async fn until_signalled(hangs_up: bool, verb: impl AsyncFnOnce(CancellationToke
         number = signals.next() => number,
     };
     stop.cancel();
+    // A terminal that goes may say so twice.
+    signals.hangs_up = false;
     tokio::select! {
         done = tokio::time::timeout(GRACE, running) => if let Ok(Err(trouble)) = done { terminal::say(trouble.shown()) },
         again = signals.next() => process::exit(128 + i32::from(again)),
     }
     128 + number
+}
+
+/// Parses `--cluster-id`. An empty one would mean no cluster, or any.
+pub fn cluster(text: &str) -> Result<ClusterId, &'static str> {
+    ClusterId::new(text.trim()).ok_or("it is empty; give the UID of the namespace kube-system, or leave it out")
 }
 
 /// Says what went wrong; the exit code.
@@ -159,26 +172,51 @@ pub fn ended(done: Result<u8, Trouble>) -> u8 {
 
 /// The signals that end a verb.
 pub struct Signals {
-    kinds: [(u8, tokio::signal::unix::Signal); 3],
-    /// Whether a hangup is one of them.
+    interrupt: Signal,
+    terminate: Signal,
+    /// None where we were started to ignore it, as by `nohup`.
+    hangup: Option<Signal>,
+    /// Whether a hangup ends it, or is only taken note of.
     hangs_up: bool,
 }
 
 /// From now on a signal does not end the process by itself.
 pub fn listen() -> io::Result<Signals> {
-    let kinds = [(2, SignalKind::interrupt()), (15, SignalKind::terminate()), (1, SignalKind::hangup())];
-    let [interrupt, terminate, hangup] = kinds.map(|(number, kind)| signal(kind).map(|signal| (number, signal)));
-    Ok(Signals { kinds: [interrupt?, terminate?, hangup?], hangs_up: true })
+    let ignored = fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status));
+    let hangup = if ignored { None } else { Some(signal(SignalKind::hangup())?) };
+    Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())?, hangup, hangs_up: true })
+}
+
+/// By the `/proc/<pid>/status` of a process: the lowest bit of the mask is the signal 1.
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 impl Signals {
     /// The number of the next one.
     pub async fn next(&mut self) -> u8 {
-        let [(interrupt, a), (terminate, b), (hangup, c)] = &mut self.kinds;
+        let hangup = async {
+            match &mut self.hangup {
+                Some(signal) => drop(signal.recv().await),
+                None => pending().await,
+            }
+        };
         tokio::select! {
-            _ = a.recv() => *interrupt,
-            _ = b.recv() => *terminate,
-            _ = c.recv(), if self.hangs_up => *hangup,
+            _ = self.interrupt.recv() => INTERRUPT,
+            _ = self.terminate.recv() => TERMINATE,
+            () = hangup, if self.hangs_up => HANGUP,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whether_a_hangup_is_ignored_is_read_from_the_status_of_the_process() {
+        let status = |mask: &str| format!("Name:\tx\nSigBlk:\t0000000000000001\nSigIgn:\t{mask}\nSigCgt:\t0000000000004001\n");
+        assert!(ignores_hangup(&status("0000000000001001")) && !ignores_hangup(&status("0000000000001002")) && !ignores_hangup(""));
     }
 }

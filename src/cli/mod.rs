@@ -4,6 +4,7 @@
 //! * `save`, `ls`, `get`, `delete`, `prune`, `upload` by hand, with K3s's names; `hand` has what they have in common, `around` what they find around them
 //! * `kubectl` runs a verb in the pod of an agent, as `kubectl etcd-snapshot`
 //! * `ready` asks an agent how it is
+//! * `in_front` takes flags that stand before the verb
 //! * `crd`, `completion`, `man` print what belongs to the program
 //! * `trouble` why a verb failed; `terminal` what is shown, and to whom
 
@@ -15,6 +16,7 @@ mod delete;
 mod documented;
 mod get;
 mod hand;
+mod in_front;
 mod kubectl;
 mod ls;
 mod man;
@@ -87,8 +89,10 @@ after Ctrl-C) when ended by one.";
 /// The whole command line. Of the flags that all verbs by hand take for K3s's sake, each verb's help shows those that do something.
 fn command() -> Command {
     Arguments::command()
-        .mut_subcommand("ls", |ls| ls.mut_args(|arg| shown_for(arg, &["etcd", "Retention"])))
-        .mut_subcommand("get", |get| get.mut_args(|arg| shown_for(arg, &["etcd", "Retention"])))
+        .mut_subcommands(|verb| {
+            let without = without_effect(verb.get_name());
+            verb.mut_args(|arg| shown_for(arg, without))
+        })
         .mut_subcommands(as_in_k3s)
         .mut_subcommands(with_exit_codes)
 }
@@ -99,9 +103,18 @@ const WITHOUT_EFFECT: &str = "name-without-effect";
 /// Of a flag that is repeated the last one counts, and all verbs by hand take `--name`.
 fn as_in_k3s(verb: Command) -> Command {
     let name = Arg::new(WITHOUT_EFFECT).long("name").value_name("NAME").hide(true).help("Accepted for K3s's sake.");
-    let takes_it = matches!(verb.get_name(), "ls" | "get" | "delete" | "upload");
-    let verb = if takes_it { verb.arg(name) } else { verb };
+    let verb = match verb.get_name() {
+        "ls" | "get" | "delete" | "upload" => verb.arg(name).arg(server_name()),
+        "save" | "prune" => verb.arg(server_name()),
+        _ => verb,
+    };
     verb.args_override_self(true)
+}
+
+/// A flag of K3s's server, which its page about snapshots shows beside those that can be given by hand.
+fn server_name() -> Arg {
+    let refused = |_: &str| Err::<String, _>("that is the agent's; by hand the base name is given with --name");
+    Arg::new("server-name").long("etcd-snapshot-name").value_name("NAME").hide(true).value_parser(refused)
 }
 
 fn with_exit_codes(verb: Command) -> Command {
@@ -110,8 +123,22 @@ fn with_exit_codes(verb: Command) -> Command {
     verb.after_help(short).after_long_help(long)
 }
 
+/// The settings that do nothing for a verb by hand: by their names, or by the headings that they have in the help.
+fn without_effect(verb: &str) -> &'static [&'static str] {
+    match verb {
+        "save" => {
+            &["etcd-snapshot-schedule-cron", "etcd-snapshot-timezone", "etcd-snapshot-jitter", "schedule-scope", "etcd-disable-snapshots"]
+        }
+        "ls" => &["Schedule", "Retention"],
+        "get" => &["Schedule", "Retention", "etcd"],
+        "delete" | "prune" | "upload" => &["Schedule"],
+        _ => &[],
+    }
+}
+
 fn shown_for(arg: Arg, without: &[&str]) -> Arg {
-    let hide = HandFlags::group(arg.get_id().as_str()).is_some_and(|group| without.contains(&group));
+    let id = arg.get_id().as_str();
+    let hide = HandFlags::group(id).is_some_and(|group| without.contains(&group) || without.contains(&id));
     if hide { arg.hide(true) } else { arg }
 }
 
@@ -130,7 +157,7 @@ fn is_plugin(program: Option<OsString>) -> bool {
 pub fn main() -> ExitCode {
     let is_plugin = is_plugin(std::env::args_os().next());
     let command = if is_plugin { plugin() } else { command() };
-    let given = command.clone().get_matches();
+    let given = command.clone().get_matches_from(in_front::behind_the_verb(std::env::args_os().collect()));
     if let Some(code) = is_plugin.then(|| kubectl::in_pod(&command, &given)).flatten() {
         return code.into();
     }
@@ -187,6 +214,29 @@ mod tests {
         let Ok(Arguments { verb: Verb::Delete(delete) }) = Arguments::from_arg_matches(&given) else { panic!("{given:?}") };
         let text = format!("{delete:?}");
         assert!(text.contains(r#"names: ["a", "b"]"#) && text.contains("verbose: 2"), "{text}");
+    }
+
+    #[test]
+    fn each_verb_shows_the_settings_that_do_something_for_it_and_takes_them_all() {
+        let help = |verb: &str| command().find_subcommand_mut(verb).unwrap().render_long_help().to_string();
+        for (verb, shown, hidden) in [
+            ("save", "--etcd-snapshot-compress", "--etcd-snapshot-schedule-cron"),
+            ("ls", "--etcd-cacert", "--etcd-snapshot-retention"),
+            ("get", "--etcd-s3-bucket", "--etcd-endpoint"),
+            ("prune", "--etcd-snapshot-retention", "--etcd-snapshot-jitter"),
+            ("run", "--etcd-snapshot-jitter", "--context"),
+        ] {
+            let help = help(verb);
+            assert!(help.contains(shown) && !help.contains(hidden), "{verb}: {help}");
+        }
+    }
+
+    #[test]
+    fn the_base_name_of_the_agent_is_refused_by_hand_with_the_flag_that_is_meant() {
+        for verb in ["save", "ls", "get", "delete", "prune", "upload"] {
+            let refused = command().try_get_matches_from(["etcd-snapshot-operator", verb, "--etcd-snapshot-name=x"]).unwrap_err();
+            assert!(refused.to_string().contains("by hand the base name is given with --name"), "{refused}");
+        }
     }
 
     #[test]

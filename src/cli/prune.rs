@@ -4,8 +4,9 @@ use clap::Args;
 
 use super::hand::{Hand, by_hand};
 use super::removing::{How, remove};
+use super::start;
+use super::start::Needs;
 use super::terminal::note;
-use super::{around, start};
 use crate::decide::Asked;
 
 /// At the end of `prune --help`.
@@ -42,13 +43,13 @@ pub struct Prune {
 pub fn prune(arguments: &Prune) -> u8 {
     let Prune { name, take_over, how, hand } = arguments;
     by_hand(hand, async |settings, stop| {
-        let settings = settings.run(around::node(&settings)?, &start::base(name)?)?;
-        let mut hand = start::start(settings, Asked::Prune { take_over: *take_over }, &stop).await?;
-        let (code, planned) = Box::pin(remove(&mut hand, *how, &stop)).await?;
-        if !planned && code == super::DONE {
+        let asked = (Asked::Prune { take_over: *take_over }, Needs::Nothing);
+        let mut hand = start::start(&settings, &start::base(name)?, asked, &stop).await?;
+        let removed = Box::pin(remove(&mut hand, *how, &stop)).await?;
+        if removed.planned.is_empty() && removed.code == super::DONE {
             note(format!("there is nothing to delete of {name}"));
         }
         hand.end().await;
-        Ok(code)
+        Ok(removed.code)
     })
 }

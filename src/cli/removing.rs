@@ -2,11 +2,14 @@
 //!
 //! In: passes of the directory and of the bucket. Out: a line a file, and the exit code.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
+use super::hand::{interrupted, unless_stopped};
 use super::terminal::{self, note, print};
 use super::trouble::Trouble;
 use super::{DONE, FAILED, PARTLY, REFUSED};
@@ -14,6 +17,7 @@ use crate::controller::by_hand::ByHand;
 use crate::controller::outcome::Outcome;
 use crate::controller::pass::Passed;
 use crate::decide::{Action, Step, Veto};
+use crate::snapshot::FileName;
 
 /// How a removal is done.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -32,8 +36,18 @@ struct Looked {
     unreached: bool,
 }
 
-/// Shows what would go, asks, and removes it. True in the answer: something was planned.
-pub async fn remove(hand: &mut ByHand, how: How, stop: &CancellationToken) -> Result<(u8, bool), Trouble> {
+/// What became of it.
+pub struct Removed {
+    /// The exit code.
+    pub code: u8,
+    /// The snapshots that were to go, whether or not they did.
+    pub planned: BTreeSet<FileName>,
+    /// Every storage was seen, so that what is not planned is not there.
+    pub saw_all: bool,
+}
+
+/// Shows what would go, asks, and removes it.
+pub async fn remove(hand: &mut ByHand, how: How, stop: &CancellationToken) -> Result<Removed, Trouble> {
     let asks = !how.yes && io::stdin().is_terminal() && io::stderr().is_terminal();
     if how.dry_run || asks {
         hand.observe(true);
@@ -49,23 +63,23 @@ pub async fn remove(hand: &mut ByHand, how: How, stop: &CancellationToken) -> Re
             } else {
                 DONE
             };
-            return Ok((code, !lines.is_empty()));
+            return Ok(looked.removed(code));
         }
         terminal::say(lines.trim_end());
-        if !confirmed()? {
+        // What was typed has no line's end, and what is said next begins one.
+        if !unless_stopped(stop, confirmed()).await.inspect_err(|_| terminal::say(""))? {
             note("nothing is deleted");
-            return Ok((DONE, true));
+            return Ok(looked.removed(DONE));
         }
         hand.observe(false);
     }
     if stop.is_cancelled() {
-        return Err(Trouble::failed("interrupted"));
+        return Err(interrupted());
     }
     let looked = look(hand).await;
     let mut done = String::new();
-    let (mut failed, mut planned) = (0, 0);
+    let mut failed = 0;
     for (step, outcome, what) in looked.passed.iter().flat_map(steps) {
-        planned += 1;
         match outcome {
             Outcome::Done => {
                 let _ = writeln!(done, "Snapshot {} deleted. ({what}, {})", step.action.subject(), step.reason.word());
@@ -91,17 +105,30 @@ pub async fn remove(hand: &mut ByHand, how: How, stop: &CancellationToken) -> Re
         (false, _, true) => REFUSED,
         (false, true, false) => FAILED,
     };
-    Ok((code, planned > 0))
+    Ok(looked.removed(code))
+}
+
+impl Looked {
+    fn removed(&self, code: u8) -> Removed {
+        let file = |step: &Step| match &step.action {
+            Action::Prune(file, _) => Some(file.name.clone()),
+            _ => None,
+        };
+        let planned = self.passed.iter().flat_map(steps).filter_map(|(step, ..)| file(step)).collect();
+        Removed { code, planned, saw_all: !self.unreached }
+    }
 }
 
 async fn look(hand: &mut ByHand) -> Looked {
     let mut looked = Looked { passed: Vec::new(), unreached: false };
-    let local = hand.directory().await;
-    if let Some(failure) = &local.incomplete {
-        looked.unreached = true;
-        terminal::complain(&Trouble::failed("nothing is deleted in the directory").because(failure.to_string()));
+    if hand.has_directory() {
+        let local = hand.directory().await;
+        if let Some(failure) = &local.incomplete {
+            looked.unreached = true;
+            terminal::complain(&Trouble::failed("nothing is deleted in the directory").because(failure.to_string()));
+        }
+        looked.passed.push(local);
     }
-    looked.passed.push(local);
     match hand.bucket().await {
         Ok(None) => {}
         Ok(Some(passed)) => {
@@ -149,11 +176,19 @@ fn refusals(passed: &[Passed]) -> bool {
     any
 }
 
-fn confirmed() -> Result<bool, Trouble> {
-    let failed = |error: io::Error| Trouble::failed("the answer cannot be read").because_of(&error);
-    let mut out = io::stderr().lock();
-    out.write_all(b"Delete? [y/N] ").and_then(|()| out.flush()).map_err(failed)?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer).map_err(failed)?;
+/// Asks. Whoever reads the answer blocks, and is left alone when a signal comes first.
+async fn confirmed() -> Result<bool, Trouble> {
+    let answered = spawn_blocking(|| {
+        let mut out = io::stderr().lock();
+        out.write_all(b"Delete? [y/N] ").and_then(|()| out.flush())?;
+        drop(out);
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer).map(|_| answer)
+    });
+    let answer = answered.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    let answer = answer.map_err(|error| Trouble::failed("the answer cannot be read").because_of(&error))?;
+    if !answer.ends_with('\n') {
+        terminal::say("");
+    }
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }

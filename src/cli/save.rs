@@ -7,11 +7,13 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::hand::{Hand, by_hand_to_the_end};
+use super::start::Needs;
 use super::terminal::{self, note, print};
 use super::trouble::Trouble;
-use super::{DONE, FAILED, PARTLY, around, sending, start};
+use super::{DONE, FAILED, PARTLY, sending, start};
 use crate::decide::Asked;
 use crate::save::{Compressed, Progress, SaveError, Saved, Step, Tell};
+use crate::snapshot::ClusterId;
 
 /// At the end of `save --help`.
 pub const EXAMPLES: &str = "\
@@ -33,23 +35,30 @@ pub struct Save {
     /// Base name of the snapshot: it is called NAME-node-seconds.
     #[arg(long, value_name = "NAME", default_value = "on-demand")]
     name: String,
+    /// Whose it is in the bucket, where no API server says it: the UID of the namespace kube-system, or another word that stays the same.
+    #[arg(long, value_name = "ID", value_parser = super::hand::cluster)]
+    cluster_id: Option<ClusterId>,
     #[command(flatten)]
     hand: Hand,
 }
 
 /// Saves it.
 pub fn save(arguments: &Save) -> u8 {
-    let Save { name, hand } = arguments;
+    let Save { name, cluster_id, hand } = arguments;
     by_hand_to_the_end(hand, async |settings, stop| {
         let base = start::base(name)?;
-        let settings = settings.run(around::node(&settings)?, &base)?;
+        let mut hand = start::start(&settings, &base, (Asked::Nothing, Needs::Made), &stop).await?;
+        start::believe(&hand, cluster_id.as_ref())?;
+        let settings = &hand.shared().settings;
         let (compress, with_bucket) = (settings.compress, settings.s3.is_on());
-        let mut hand = start::start(settings, Asked::Nothing, &stop).await?;
         let saved = Box::pin(hand.save(&base, compress, progress())).await.map_err(|error| trouble(&error));
         terminal::progress_ended();
         let saved = saved?;
         // Who can be told no more, as when the terminal is gone, still wants it in the bucket.
         let told = print(&result(&saved));
+        for failure in hand.left_out() {
+            note(format_args!("what should stand beside it is left out: {failure}"));
+        }
         if let Compressed::Failed(failure) = &saved.compressed {
             note(format!("it is not compressed: {failure}"));
         }
@@ -89,6 +98,7 @@ async fn up(hand: &mut crate::controller::by_hand::ByHand, saved: &Saved, stop: 
         },
         Err(trouble) => {
             terminal::complain(&trouble);
+            start::say_whose(hand, hand.shared().surroundings().cluster_of_uploads().is_some());
             PARTLY
         }
     }

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use clap::Args;
 
 use super::hand::{Hand, by_hand};
+use super::start::Needs;
 use super::terminal::note;
 use super::trouble::Trouble;
-use super::{USAGE, around, sending, start, terminal};
+use super::{USAGE, sending, start, terminal};
 use crate::decide::Asked;
-use crate::snapshot::{BaseName, FileName};
+use crate::snapshot::{BaseName, ClusterId, FileName};
 
 /// At the end of `upload --help`.
 pub const EXAMPLES: &str = "\
@@ -29,13 +30,16 @@ pub struct Upload {
     /// All that the bucket lacks and would keep.
     #[arg(long)]
     missing: bool,
+    /// Whose they are in the bucket, where no API server says it: the UID of the namespace kube-system, or another word that stays the same.
+    #[arg(long, value_name = "ID", value_parser = super::hand::cluster)]
+    cluster_id: Option<ClusterId>,
     #[command(flatten)]
     hand: Hand,
 }
 
 /// Uploads them.
 pub fn upload(arguments: Upload) -> u8 {
-    let Upload { names, missing: _, hand } = arguments;
+    let Upload { names, missing: _, cluster_id, hand } = arguments;
     let only: BTreeSet<FileName> = match names.iter().map(|name| FileName::new(name)).collect() {
         Ok(names) => names,
         Err(error) => {
@@ -44,9 +48,13 @@ pub fn upload(arguments: Upload) -> u8 {
         }
     };
     by_hand(&hand.with_bucket(), async |settings, stop| {
-        let settings = settings.run(around::node(&settings)?, &BaseName::default())?;
-        let mut hand = start::start(settings, Asked::Nothing, &stop).await?;
-        let sent = Box::pin(sending::send(&mut hand, &only, &stop)).await?;
+        let mut hand = start::start(&settings, &BaseName::default(), (Asked::Nothing, Needs::There), &stop).await?;
+        start::believe(&hand, cluster_id.as_ref())?;
+        let sent = Box::pin(sending::send(&mut hand, &only, &stop)).await;
+        if sent.is_err() {
+            start::say_whose(&hand, hand.shared().surroundings().cluster_of_uploads().is_some());
+        }
+        let sent = sent?;
         hand.end().await;
         for name in only.iter().filter(|name| !sent.planned.contains(*name)) {
             note(format!("{name} does not go up: it is not here, not good, there already, or more than retention keeps; see ls"));

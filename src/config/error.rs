@@ -62,6 +62,9 @@ pub enum ConfigError {
     /// A setting is needed and not there.
     #[error("{0} is not set; give it {places}", places = places(.0))]
     Missing(&'static str),
+    /// A flag that somebody typed with nothing in it.
+    #[error("flag --{0} is empty; give it a value, or leave it out")]
+    Empty(&'static str),
     /// An access key without its secret key.
     #[error(
         "etcd-s3-secret-key is not set where the access key is ({0}); access key, secret key and session token have to come from one place"
@@ -143,7 +146,7 @@ impl ConfigError {
     pub fn category(&self) -> &'static str {
         match self {
             Self::Value { .. } | Self::Etcd { .. } | Self::NotText(_) | Self::NotOneValue { .. } => "value",
-            Self::Missing(_) => "missing",
+            Self::Missing(_) | Self::Empty(_) => "missing",
             Self::HalfACredential(_) => "credentials",
             Self::Certificate { .. } | Self::CertificateFile { .. } => "certificate",
             Self::Unread { .. } => "unread",

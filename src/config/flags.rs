@@ -131,7 +131,8 @@ fn hand_arg(setting: &'static Setting) -> Arg {
             .visible_alias("node")
             .long_help(long_help(setting, "the node whose agent kept state on the directory, else the host's name")),
         "data-dir" => arg.short('d'),
-        "etcd-snapshot-dir" => arg.visible_alias("dir"),
+        // K3s's page says that "etcd-" may be left out everywhere.
+        "etcd-snapshot-dir" => arg.visible_alias("dir").alias("snapshot-dir"),
         "etcd-snapshot-compress" => arg.visible_alias("snapshot-compress"),
         "etcd-snapshot-retention" => arg.visible_alias("snapshot-retention"),
         name if name.starts_with("etcd-s3") => arg.visible_alias(&name["etcd-".len()..]),

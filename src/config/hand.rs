@@ -5,6 +5,8 @@
 
 use std::path::PathBuf;
 
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use jiff::tz::TimeZone;
 
 use super::error::{ConfigError, Warning};
@@ -18,20 +20,66 @@ use super::values;
 use crate::etcd::EtcdAccess;
 use crate::snapshot::{BaseName, NodeName, Program};
 
+/// Which API server somebody in front of a terminal means, in kubectl's own words.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct ApiServer {
+    /// File that says where the API server is and who asks.
+    ///
+    /// Without it: KUBECONFIG, else in a pod its service account, else ~/.kube/config.
+    #[arg(long, value_name = "PATH", help_heading = "Kubernetes")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig, in place of its current one.
+    #[arg(long, value_name = "NAME", help_heading = "Kubernetes", value_parser = NonEmptyStringValueParser::new())]
+    pub context: Option<String>,
+}
+
 /// What somebody in front of a terminal has set.
 #[derive(Debug, Clone)]
 pub struct HandSettings {
     given: Texts,
     texts: Texts,
     zone: TimeZone,
+    api: ApiServer,
 }
+
+/// Settings that say on what a verb works, and how much it leaves. Whoever types one of them with nothing in it, as a script does whose
+/// variable is not set, does not mean the default.
+const NEVER_EMPTY: [&str; 13] = [
+    "config",
+    "node-name",
+    "data-dir",
+    "etcd-snapshot-dir",
+    "etcd-endpoint",
+    "etcd-host",
+    "etcd-snapshot-retention",
+    "etcd-s3-retention",
+    "etcd-s3-endpoint",
+    "etcd-s3-bucket",
+    "etcd-s3-config-secret",
+    "namespace",
+    "config-namespace",
+];
 
 impl HandSettings {
     /// Decides which place wins, setting by setting.
     pub fn new(flags: &Flags, environment: &Environment, files: &[ConfigFile]) -> Result<(Self, Vec<Warning>), ConfigError> {
+        if let Some(name) = NEVER_EMPTY.into_iter().find(|name| flags.get(name).is_some_and(|text| text.trim().is_empty())) {
+            return Err(ConfigError::Empty(name));
+        }
         let (given, warnings) = Texts::collect(flags, environment, files)?;
         let texts = given.clone().or(Texts::of_defaults());
-        Ok((Self { given, texts, zone: environment.zone() }, warnings))
+        Ok((Self { given, texts, zone: environment.zone(), api: ApiServer::default() }, warnings))
+    }
+
+    /// With this API server.
+    #[must_use]
+    pub fn with_api(self, api: ApiServer) -> Self {
+        Self { api, ..self }
+    }
+
+    /// Which API server.
+    pub fn api(&self) -> &ApiServer {
+        &self.api
     }
 
     /// This node, where it is named.
@@ -52,6 +100,11 @@ impl HandSettings {
     /// Whether somebody said which directory that is.
     pub fn names_a_directory(&self) -> bool {
         ["etcd-snapshot-dir", "data-dir"].iter().any(|name| self.given.text(name).is_some())
+    }
+
+    /// Whether somebody said which etcd member there is.
+    pub fn names_an_etcd(&self) -> bool {
+        ["etcd-endpoint", "etcd-host"].iter().any(|name| self.given.text(name).is_some())
     }
 
     /// Namespace of the agents; None means the kubeconfig's.
@@ -117,6 +170,24 @@ mod tests {
         assert!(settings.snapshot_dir().unwrap_err().to_string().contains("not an absolute path"));
         assert!(matches!(settings.s3().unwrap_err(), ConfigError::Missing("etcd-s3-bucket")));
         assert_eq!(settings.config_namespace().unwrap(), "kube-system");
+    }
+
+    #[test]
+    fn what_says_where_is_not_typed_with_nothing_in_it_and_what_may_be_left_out_is() {
+        let new = |name: &'static str, text: &str| {
+            let flags: Flags = [(name, text.to_string())].into_iter().collect();
+            HandSettings::new(&flags, &Environment::default(), &[]).map(|_| ()).map_err(|error| error.to_string())
+        };
+        for name in NEVER_EMPTY {
+            assert!(setting(name).is_some(), "{name}");
+            assert_eq!(new(name, " "), Err(format!("flag --{name} is empty; give it a value, or leave it out")));
+        }
+        for name in ["etcd-s3-folder", "etcd-s3-session-token", "etcd-s3-region", "etcd-s3-proxy", "etcd-s3"] {
+            assert_eq!(new(name, ""), Ok(()), "{name}");
+        }
+        // An empty variable is one that is not set, as everywhere.
+        let environment = Environment::new([("ETCD_SNAPSHOT_DIR".into(), "".into())]).unwrap();
+        assert!(HandSettings::new(&Flags::default(), &environment, &[]).is_ok());
     }
 
     #[test]

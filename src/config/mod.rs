@@ -32,7 +32,7 @@ pub use ca::CaBundles;
 pub use endpoint::{Endpoint, Proxy, ProxyUrl};
 pub use error::{ConfigError, Origin, Warning};
 pub use flags::{Flags, HandFlags};
-pub use hand::HandSettings;
+pub use hand::{ApiServer, HandSettings};
 pub use run::RunSettings;
 pub use s3::{Keys, Lookup, S3Access, S3Layer, Secret, ca_config_map, resolve_s3};
 pub use sources::{Environment, Sourced};

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,9 +24,10 @@ use super::surroundings;
 use super::upload::End;
 use crate::config::RunSettings;
 use crate::decide::Asked;
-use crate::kubernetes::client::{ClientError, Source, client, nowhere};
+use crate::kubernetes::client::{Source, client, nowhere};
 use crate::save::{SaveError, Saved, Tell};
 use crate::snapshot::{BaseName, ClusterId, Failure, FileName, Listing, SnapshotFile, Upload};
+use crate::storage::local::Directory;
 use crate::storage::{Memory, Store as _};
 
 /// How long Events and the cache have to end.
@@ -40,18 +42,33 @@ pub struct ByHand {
     bucket: BucketLoop,
     tasks: TaskTracker,
     last: CancellationToken,
+    there: There,
+}
+
+/// What a person has around them.
+#[derive(Debug, Clone)]
+pub struct There {
+    /// Where the API server is, if one is named.
+    pub api: Option<Source>,
+    /// Whether there is a directory, or one is to be made.
+    pub directory: bool,
 }
 
 impl ByHand {
     /// Looks around once. None when told to stop before.
-    pub async fn new(settings: RunSettings, asked: Asked, stop: &CancellationToken) -> Result<Option<Self>, StartError> {
-        let client = match Source::infer(|name| std::env::var_os(name)) {
-            Ok(source) => client(&source, settings.namespace.as_deref()).await?,
+    pub async fn new(settings: RunSettings, there: There, asked: Asked, stop: &CancellationToken) -> Result<Option<Self>, StartError> {
+        let client = match &there.api {
+            Some(source) => client(source, settings.namespace.as_deref()).await?,
             // The day when there is no Kubernetes is one on which people work by hand.
-            Err(ClientError::Nothing) => nowhere(),
-            Err(error) => return Err(error.into()),
+            None => nowhere(),
         };
-        let Some(directory) = open(&settings, stop).await? else { return Ok(None) };
+        let directory = if there.directory {
+            open(&settings, stop).await?
+        } else {
+            // On a laptop there is a bucket, and no directory is made.
+            Some(Directory::read_only(settings.snapshot_dir.clone(), settings.node.clone())?)
+        };
+        let Some(directory) = directory else { return Ok(None) };
         let Built { shared, hands, publisher } = build(settings, asked, client, directory, stop);
         let (tasks, last) = (TaskTracker::new(), CancellationToken::new());
         let stopped = last.clone();
@@ -61,7 +78,25 @@ impl ByHand {
         shared.around().beat = shared.now();
         surroundings::look(&shared).await;
         let bucket = BucketLoop::new(shared.clone(), String::new(), String::new());
-        Ok(Some(Self { shared, hands, bucket, tasks, last }))
+        Ok(Some(Self { shared, hands, bucket, tasks, last, there }))
+    }
+
+    /// Whether there is a directory to work on, and not the bucket alone.
+    pub fn has_directory(&self) -> bool {
+        self.there.directory
+    }
+
+    /// What could not be found out at the API server, where there should be one.
+    pub fn unasked(&self) -> Option<Failure> {
+        self.shared.voice.failing(surroundings::ABOUT).filter(|_| self.there.api.is_some())
+    }
+
+    /// What should stand beside a snapshot that was saved, and could not be read.
+    pub fn left_out(&self) -> Vec<Failure> {
+        let of_api = |failure: &Failure| matches!(failure.category, "unavailable" | "timeout" | "unauthorized");
+        let failing = super::saver::LEFT_OUT.into_iter().filter_map(|about| self.shared.voice.failing(about));
+        // That nobody answers is known already.
+        failing.filter(|failure| !of_api(failure)).collect()
     }
 
     /// What the passes share.
@@ -105,7 +140,26 @@ impl ByHand {
             tokio::time::sleep(rest).await;
             self.hands.directory.list(&Memory::new()).await;
         }
+        self.verify().await;
         DirectoryLoop::new(self.shared.clone(), self.hands.clone()).passed().await
+    }
+
+    /// Reads what nobody has verified yet, as far as it matters to what is asked: what is not known to be good takes no place, and does
+    /// not go up; and no later pass would have the verdict.
+    async fn verify(&self) {
+        let (asked, base) = (self.shared.policy().asked, &self.shared.settings.base);
+        let matters = |file: &SnapshotFile| match &asked {
+            Asked::Prune { .. } => file.name.as_str().starts_with(base.as_str()),
+            Asked::Upload { only, .. } => only.is_empty() || only.contains(&file.name),
+            Asked::Nothing | Asked::Delete { .. } => false,
+        };
+        let listed = self.hands.directory.list(&Memory::new()).await;
+        let files = listed.inventory.seen().values().filter(|file| file.known.is_none() && file.at_rest && matters(file));
+        for file in files.cloned() {
+            let (directory, stop, name) = (self.hands.directory.clone(), self.shared.stop.clone(), file.name.clone());
+            let read = spawn_blocking(move || directory.verify(&file, || !stop.is_cancelled())).await;
+            tracing::info!(snapshot = %name, "nobody had verified it: {read:?}");
+        }
     }
 
     /// From now on this is asked for.

@@ -29,6 +29,10 @@ const STALL: Duration = Duration::from_mins(1);
 const METADATA: Duration = Duration::from_secs(3);
 /// How the log speaks of saves.
 const ABOUT: &str = "saving snapshots";
+/// And of what is left out of a sidecar when it cannot be read.
+pub(super) const LEFT_OUT: [&str; 2] = [EXTRA, TOKEN];
+const EXTRA: &str = "reading the extra metadata";
+const TOKEN: &str = "reading the token file";
 
 /// Saves into one directory. Cheap to clone.
 #[derive(Clone)]
@@ -142,7 +146,7 @@ impl Saver {
             Ok(Err(error)) => (BTreeMap::new(), Some(error.failure())),
             Err(_) => (BTreeMap::new(), Some(Failure::new("timeout", format!("the ConfigMap {name} had no answer in time")))),
         };
-        self.shared.voice.hear("reading the extra metadata", failure.as_ref());
+        self.shared.voice.hear(EXTRA, failure.as_ref());
         data.into_iter().filter_map(|(key, value)| Some((key, String::from_utf8(value).ok()?))).collect()
     }
 
@@ -150,7 +154,7 @@ impl Saver {
         let path = self.shared.settings.token_file.clone()?;
         let read = spawn_blocking(move || read_token_hash(&path)).await.ok()?;
         let failure = read.as_ref().err().map(|error| Failure::of("token", error));
-        self.shared.voice.hear("reading the token file", failure.as_ref());
+        self.shared.voice.hear(TOKEN, failure.as_ref());
         read.ok().flatten()
     }
 }

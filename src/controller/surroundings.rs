@@ -13,6 +13,8 @@ use crate::kubernetes::Error;
 use crate::kubernetes::nodes::{NodeSeen, cluster_id, node, nodes};
 use crate::snapshot::{Failure, NodeName, Storage};
 
+/// How the log speaks of it.
+pub(super) const ABOUT: &str = "looking around at the API server";
 /// How long a pass waits at most for the API server to be heard of at all.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
@@ -55,7 +57,7 @@ pub async fn look(shared: &Shared) -> bool {
     if turned {
         shared.wakes.both();
     }
-    shared.voice.hear("looking around at the API server", failure.as_ref());
+    shared.voice.hear(ABOUT, failure.as_ref());
     failure.is_none()
 }
 

@@ -21,7 +21,7 @@ pub enum Turn {
 /// Remembers what was said.
 #[derive(Debug, Default)]
 pub struct Voice {
-    said: Mutex<BTreeMap<String, &'static str>>,
+    said: Mutex<BTreeMap<String, Failure>>,
 }
 
 impl Voice {
@@ -37,6 +37,11 @@ impl Voice {
         turn
     }
 
+    /// What is wrong with one thing, as far as was heard.
+    pub fn failing(&self, about: &str) -> Option<Failure> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).get(about).cloned()
+    }
+
     /// Forgets, without a word, what is not there any more and can neither fail nor recover.
     pub fn forget(&self, is_gone: impl Fn(&str) -> bool) {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).retain(|about, _| !is_gone(about));
@@ -45,8 +50,8 @@ impl Voice {
     fn turn(&self, about: &str, failure: Option<&Failure>) -> Turn {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         match failure {
-            Some(failure) => match said.insert(about.into(), failure.category) {
-                Some(category) if category == failure.category => Turn::Same,
+            Some(failure) => match said.insert(about.into(), failure.clone()) {
+                Some(before) if before.category == failure.category => Turn::Same,
                 _ => Turn::Begun,
             },
             None if said.remove(about).is_some() => Turn::Ended,
@@ -67,6 +72,8 @@ mod tests {
         let turns = [Some(&denied), Some(&denied), Some(&away), Some(&away), None, None].map(|failure| voice.hear("s3", failure));
         assert_eq!(turns, [Turn::Begun, Turn::Same, Turn::Begun, Turn::Same, Turn::Ended, Turn::Quiet]);
         assert_eq!(voice.hear("local", None), Turn::Quiet);
+        voice.hear("s3", Some(&denied));
+        assert_eq!((voice.failing("s3"), voice.failing("local")), (Some(denied), None));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! Making it reads files and sends nothing, so that it works while the API server is away. It retries nothing and logs
 //! nothing by itself: who asks also says what failed, and how often.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -43,30 +44,59 @@ pub enum ClientError {
     /// `proxy-url` in a kubeconfig.
     #[error("the kubeconfig has a proxy-url, which is not supported")]
     Proxy,
+    /// A context that somebody asked for.
+    #[error("the kubeconfig has no context {wanted:?}; it has {there}")]
+    Context {
+        /// Which one.
+        wanted: String,
+        /// Those that there are.
+        there: String,
+    },
 }
 
 /// Where the settings come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// These files, the first one's values counting first.
-    Files(Vec<PathBuf>),
+    Files {
+        /// Where they are.
+        paths: Vec<PathBuf>,
+        /// Which context counts; None means the current one.
+        context: Option<String>,
+    },
     /// The service account of this pod.
     Pod,
 }
 
 impl Source {
     /// KUBECONFIG when it is set; else the pod's service account; else `~/.kube/config`. `variable` reads the environment.
-    pub fn infer(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Result<Self, ClientError> {
+    pub fn infer(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, ClientError> {
+        Self::named(None, None, variable)
+    }
+
+    /// The same where somebody may have named a file or a context. A pod's service account is in no context.
+    pub fn named(
+        kubeconfig: Option<&Path>,
+        context: Option<&str>,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, ClientError> {
         let set = |name| variable(name).filter(|value| !value.is_empty());
-        if let Some(paths) = set("KUBECONFIG") {
-            return Ok(Self::Files(std::env::split_paths(&paths).filter(|path| !path.as_os_str().is_empty()).collect()));
+        let files = |paths| Ok(Self::Files { paths, context: context.map(Into::into) });
+        if let Some(path) = kubeconfig {
+            return files(vec![path.into()]);
         }
-        if set("KUBERNETES_SERVICE_HOST").is_some() {
+        if let Some(paths) = set("KUBECONFIG") {
+            return files(std::env::split_paths(&paths).filter(|path| !path.as_os_str().is_empty()).collect());
+        }
+        if context.is_none() && set("KUBERNETES_SERVICE_HOST").is_some() {
             return Ok(Self::Pod);
         }
         match set("HOME").map(|home| PathBuf::from(home).join(".kube/config")) {
-            Some(path) if path.exists() => Ok(Self::Files(vec![path])),
-            _ => Err(ClientError::Nothing),
+            Some(path) if path.exists() => files(vec![path]),
+            _ => Err(match context {
+                Some(context) => ClientError::Kubeconfig(format!("there is none to find the context {context:?} in: set KUBECONFIG")),
+                None => ClientError::Nothing,
+            }),
         }
     }
 }
@@ -75,12 +105,20 @@ impl Source {
 pub async fn client(source: &Source, namespace: Option<&str>) -> Result<Client, ClientError> {
     let (mut config, named) = match source {
         Source::Pod => (Config::incluster().map_err(ClientError::InCluster)?, "the service account of this pod".to_string()),
-        Source::Files(paths) => {
+        Source::Files { paths, context } => {
             let mut merged = Kubeconfig::default();
             for path in paths {
                 merged = merged.merge(Kubeconfig::read_from(path).map_err(kubeconfig)?).map_err(kubeconfig)?;
             }
-            let config = Config::from_custom_kubeconfig(merged, &KubeConfigOptions::default()).await;
+            if let Some(wanted) = context.as_ref().filter(|wanted| !merged.contexts.iter().any(|context| context.name == **wanted)) {
+                let there: Vec<_> = merged.contexts.iter().map(|context| context.name.as_str()).collect();
+                return Err(ClientError::Context { wanted: wanted.clone(), there: there.join(", ") });
+            }
+            if has_proxy(&merged, context.as_deref()) {
+                return Err(ClientError::Proxy);
+            }
+            let options = KubeConfigOptions { context: context.clone(), ..KubeConfigOptions::default() };
+            let config = Config::from_custom_kubeconfig(merged, &options).await;
             let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
             (config.map_err(kubeconfig)?, names.join(":"))
         }
@@ -88,14 +126,21 @@ pub async fn client(source: &Source, namespace: Option<&str>) -> Result<Client, 
     if let Some(namespace) = namespace {
         config.default_namespace = namespace.into();
     }
-    if config.proxy_url.is_some() {
-        return Err(ClientError::Proxy);
-    }
     config.headers.push((USER_AGENT, HeaderValue::from_static(concat!("etcd-snapshot-operator/", env!("CARGO_PKG_VERSION")))));
     build(&config).map_err(|error| match error {
         kube::Error::Auth(error) => ClientError::Unusable(named, format!("no credentials: {}", credentials(&error))),
         error => ClientError::Unusable(named, Failure::of("", &error).message),
     })
+}
+
+/// Whether the cluster of this context, else of the current one, is behind a proxy. That of the environment is for other servers, such as
+/// the bucket's, and is not used on the way to this one.
+fn has_proxy(config: &Kubeconfig, context: Option<&str>) -> bool {
+    let context = context.or(config.current_context.as_deref());
+    let context = config.contexts.iter().find(|named| Some(named.name.as_str()) == context).and_then(|named| named.context.as_ref());
+    let cluster = context.and_then(|context| config.clusters.iter().find(|named| named.name == context.cluster));
+    let url = cluster.and_then(|named| named.cluster.as_ref()?.proxy_url.as_ref());
+    url.is_some_and(|url| !url.is_empty())
 }
 
 /// A client where no API server is named: each request fails at once and says so.
@@ -111,6 +156,7 @@ fn kubeconfig(error: KubeconfigError) -> ClientError {
             let place = error.location().map(|at| format!(" (line {}, column {})", at.line(), at.column()));
             format!("it is not YAML of a kubeconfig{}", place.unwrap_or_default())
         }
+        KubeconfigError::ReadConfig(error, path) => format!("{} cannot be read: {error}", path.display()),
         error => Failure::of("", &error).message,
     })
 }
@@ -136,8 +182,6 @@ fn build(config: &Config) -> Result<Client, kube::Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsString;
-
     use super::*;
 
     fn inferred(variables: &[(&str, &str)]) -> Result<Source, String> {
@@ -151,12 +195,23 @@ mod tests {
         let path = home.path().join(".kube/config");
         let home = ("HOME", home.path().to_str().unwrap());
         let pod = ("KUBERNETES_SERVICE_HOST", "10.96.0.1");
-        assert_eq!(inferred(&[("KUBECONFIG", "/a:/b"), pod, home]), Ok(Source::Files(vec!["/a".into(), "/b".into()])));
+        let files = |paths: &[&str]| Source::Files { paths: paths.iter().map(PathBuf::from).collect(), context: None };
+        assert_eq!(inferred(&[("KUBECONFIG", "/a:/b"), pod, home]), Ok(files(&["/a", "/b"])));
         assert_eq!(inferred(&[("KUBECONFIG", ""), pod, home]), Ok(Source::Pod));
         assert!(inferred(&[home]).unwrap_err().contains("set KUBECONFIG"));
         std::fs::create_dir(path.parent().unwrap()).unwrap();
         std::fs::write(&path, "").unwrap();
-        assert_eq!(inferred(&[home]), Ok(Source::Files(vec![path])));
+        assert_eq!(inferred(&[home]), Ok(files(&[path.to_str().unwrap()])));
+        let named = |kubeconfig: Option<&str>, context| {
+            let variables = [("KUBECONFIG", "/a"), pod];
+            let variable = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value));
+            Source::named(kubeconfig.map(Path::new), context, variable).unwrap()
+        };
+        assert_eq!(named(Some("/x:y"), None), files(&["/x:y"]), "a flag names one file");
+        let of_context = Source::Files { paths: vec!["/a".into()], context: Some("prod".into()) };
+        assert_eq!(named(None, Some("prod")), of_context);
+        let in_pod = Source::named(None, Some("prod"), |name| (name == "KUBERNETES_SERVICE_HOST").then(|| "10.96.0.1".into()));
+        assert!(matches!(in_pod, Err(ClientError::Kubeconfig(_))), "a service account is no context");
     }
 
     #[tokio::test]
@@ -165,7 +220,7 @@ mod tests {
         let write = |text: &str| {
             let path = dir.path().join("kubeconfig");
             std::fs::write(&path, text).unwrap();
-            Source::Files(vec![path])
+            Source::Files { paths: vec![path], context: None }
         };
         let config = |more: &str, user: &str| {
             format!(
@@ -185,7 +240,8 @@ mod tests {
             let failure = Failure::of("", &error);
             assert!(failure.message.contains(sentence), "{failure}");
         }
-        assert!(matches!(client(&Source::Files(vec!["/does/not/exist".into()]), None).await, Err(ClientError::Kubeconfig(_))));
+        let absent = Source::Files { paths: vec!["/does/not/exist".into()], context: None };
+        assert!(matches!(client(&absent, None).await, Err(ClientError::Kubeconfig(_))));
         // Whatever is wrong, what is secret in it is not repeated.
         let helper = "exec: {apiVersion: client.authentication.k8s.io/v1, command: sh, args: ['-c', 'echo hush; exit 3'], \
             interactiveMode: Never, env: [{name: KEY, value: hush}]}";

@@ -86,7 +86,7 @@ fn rows(section: &mut Section, how: How, size: u32, ours: &[Taken], theirs: &[Ta
 async fn our_way(site: &Site, etcd: &Etcd, how: How) -> Result<Taken> {
     let hand = Hand::new("save")?.on(site).with_bucket(site).with_kubernetes(site).flag("--etcd-endpoint", etcd.endpoint());
     let hand = if how == How::Zip { hand.arg("--snapshot-compress") } else { hand };
-    let ran = run_command(hand.command()?).await?;
+    let ran = run_command(hand.command()).await?;
     let taken = Taken { time: ran.time, peak: ran.peak, size: size_of_object(site, "on-demand").await? };
     ensure!(taken.size > 0, "nothing went up: {}", ran.output);
     Ok(taken)

@@ -11,7 +11,7 @@ use e2e::site::unique;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::kubernetes::user_who_may;
 
@@ -100,5 +100,51 @@ async fn what_is_named_here_is_worked_on_here_and_keys_stay() -> Result<()> {
     Hand::plugin("ls")?.run().await?.with(1)?.says("no API server is named")?;
     let ended = Hand::plugin("save")?.arg("--s3-secret-key=hush").run().await?.with(2)?;
     ensure!(!ended.err.contains("hush") && ended.err.contains("is not sent into a pod"), "{}", ended.err);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_context_and_the_kubeconfig_are_named_as_for_kubectl() -> Result<()> {
+    let api = &Shared::get()?.api;
+    let client = api.kubernetes().await?.client;
+    let (space, dir) = (namespace(&client).await?, scratch()?);
+    let pod = agent(&client, &space, "cp-1", true).await?;
+    // The current context leads to nobody, the other one to the API server and the namespace of the agents.
+    let mut config: Value = serde_json::from_slice(&std::fs::read(api.kubeconfig())?)?;
+    let nowhere = json!({ "name": "nowhere", "cluster": { "server": "https://127.0.0.1:1" } });
+    config["clusters"].as_array_mut().context("clusters")?.push(nowhere);
+    config["contexts"] = json!([
+        { "name": "away", "context": { "cluster": "nowhere", "user": "tests" } },
+        { "name": "prod", "context": { "cluster": "tests", "user": "tests", "namespace": space } },
+    ]);
+    config["current-context"] = "away".into();
+    let path = dir.path().join("two");
+    std::fs::write(&path, config.to_string())?;
+
+    let away = plugin("save", &path)?.run().await?.with(1)?.says("the agents cannot be found")?;
+    ensure!(away.err.contains("cannot be reached"), "{}", away.err);
+    let reached = "save is not run on the node cp-1";
+    let named = |hand: Hand| hand.flag("--node", "cp-1").flag("-n", &space);
+    named(plugin("save", &path)?.flag("--context", "prod")).run().await?.with(1)?.says(reached)?;
+    named(Hand::plugin("save")?.flag("--kubeconfig", &path).flag("--context", "prod")).run().await?.with(1)?.says(reached)?;
+    // In front of the verb, where people have them.
+    let words =
+        ["--kubeconfig".into(), path.clone().into_os_string(), "--context=prod".into(), "-n".into(), space.clone().into(), "save".into()];
+    let front = words.into_iter().fold(Hand::plugin("--node=cp-1")?, Hand::arg);
+    front.run().await?.with(1)?.says(reached)?;
+    plugin("save", &path)?.flag("--context", "absent").run().await?.with(1)?.says("has no context \"absent\"; it has away, prod")?;
+
+    // What somebody else can type reaches the same.
+    let rules = json!([{ "apiGroups": [""], "resources": ["pods"], "verbs": ["list"] }]);
+    let looker = user_who_may(api, dir.path(), rules).await?;
+    let ended = Hand::plugin("save")?.flag("--kubeconfig", &looker).flag("--context", "tests").flag("-n", &space).run().await?.with(1)?;
+    let line =
+        format!("kubectl --kubeconfig {} --context tests exec -n {space} {pod} -c agent -- etcd-snapshot-operator save", looker.display());
+    ended.says(&line)?;
+
+    // A verb that runs here asks the same server.
+    let listed = Hand::new("ls")?.flag("--kubeconfig", &path).flag("--context", "prod").run().await?.with(0)?;
+    ensure!(listed.out.starts_with("Name "), "{}", listed.out);
+    Hand::new("ls")?.flag("--kubeconfig", &path).run().await?.with(1)?.says("the records are not known")?;
     Ok(())
 }

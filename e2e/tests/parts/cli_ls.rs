@@ -5,13 +5,16 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::apiserver::ApiAccess;
+use e2e::etcd::Restore;
 use e2e::hand::{Ended, Hand};
 use e2e::proxy::{Fault, On};
 use e2e::site::Site;
 use e2e::snapshots;
 use serde_json::Value;
 
+use crate::cli_save::{save, saved};
 use crate::common::{RECORDS, all_ready, local_record, name};
+use crate::schedule::Saver;
 
 /// Name, location, state, owner and record of each row.
 fn rows(ended: &Ended) -> BTreeSet<[String; 5]> {
@@ -262,7 +265,7 @@ async fn what_somebody_types_for_k3s_is_understood_or_explained() -> Result<()> 
         ),
         (ls(&site)?.flag("--s3-endpoint", "https://h"), "has a scheme; write h"),
         (ls(&site)?.flag("-o", "xml"), "[possible values: table, json, yaml]"),
-        (ls(&site)?.arg("--etcd-snapshot-name=x"), "unexpected argument"),
+        (ls(&site)?.arg("--etcd-snapshot-name=x"), "by hand the base name is given with --name"),
         (Hand::new("ls")?.flag("--dir", "snapshots"), "is not an absolute path"),
         (Hand::new("ls")?.flag("-c", "/no/such/config.yaml"), "config file /no/such/config.yaml cannot be read"),
     ] {
@@ -270,7 +273,7 @@ async fn what_somebody_types_for_k3s_is_understood_or_explained() -> Result<()> 
     }
     let help = Hand::new("ls")?.arg("--help").run().await?.with(0)?;
     ensure!(
-        help.out.contains("--s3-bucket") && help.out.contains("Exit codes: 0 done;") && !help.out.contains("--etcd-cacert"),
+        help.out.contains("--s3-bucket") && help.out.contains("Exit codes: 0 done;") && !help.out.contains("--etcd-snapshot-retention"),
         "{}",
         help.out
     );
@@ -292,5 +295,30 @@ async fn the_program_brings_its_completions_and_manual_pages() -> Result<()> {
     ensure!(page.contains(".SH NAME") && page.contains("keep\\-zip"), "{page}");
     ensure!(dir.path().join("etcd-snapshot-operator.1").exists());
     Hand::new("man")?.arg(dir.path().join("absent")).run().await?.with(1)?.says("cannot be written into")?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn where_the_member_can_be_asked_what_is_from_before_a_restore_is_told_from_what_is_ours() -> Result<()> {
+    let mut saver = Saver::new().await?;
+    let first = saved(&save(&saver)?.run().await?.with(0)?.out)?;
+    for number in 0..20 {
+        saver.etcd.etcdctl(["put", "key", &number.to_string()]).await?;
+    }
+    let second = saved(&save(&saver)?.flag("--name", "later").run().await?.with(0)?.out)?;
+    let owners = |ended: &Ended| ended.rows().iter().map(|row| (row[0].to_owned(), row[5].to_owned())).collect::<BTreeSet<_>>();
+    let of = |names: [(&String, &str); 2]| names.map(|(name, owner)| (name.clone(), owner.to_owned())).into_iter().collect::<BTreeSet<_>>();
+    let asking = |saver: &Saver| anyhow::Ok(ls(&saver.site)?.flag("--etcd-endpoint", saver.etcd.endpoint()));
+    let before = asking(&saver)?.run().await?.with(0)?;
+    ensure!(owners(&before) == of([(&first, "ours"), (&second, "ours")]) && before.err.is_empty(), "{before:?}");
+    saver.etcd.restore(&saver.site.snapshots().join(&first), Restore::default()).await?;
+    let after = asking(&saver)?.run().await?.with(0)?;
+    ensure!(owners(&after).contains(&(second.clone(), "another-history".to_owned())), "{}", after.out);
+    // Nobody says where etcd is: that is told, and the list is shown.
+    saver.etcd.kill();
+    let unasked =
+        asking(&saver)?.run().await?.with(0)?.says("note: ours may be from before a restore, for nobody says where etcd is now: ")?;
+    ensure!(owners(&unasked) == of([(&first, "ours"), (&second, "ours")]), "{}", unasked.out);
+    ensure!(ls(&saver.site)?.run().await?.with(0)?.err.is_empty(), "who names no etcd hears nothing of it");
     Ok(())
 }

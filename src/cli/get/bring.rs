@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::progress::Progress;
 use super::target::{self, Target, shown};
+use crate::cli::terminal::note;
 use crate::cli::trouble::Trouble;
 use crate::snapshot::manifest::PREFIX;
 use crate::snapshot::verify::verify;
@@ -68,7 +69,7 @@ pub async fn bring(bucket: &Bucket, mut found: Found, order: &Order, stop: &Canc
             Err(NotDownloaded::Changed) => {
                 target.discard();
                 let name = &found.file.name;
-                tracing::warn!(%name, "the object changed while it was downloaded: it is downloaded anew");
+                note(format_args!("{name} changed while it was downloaded: it is downloaded anew"));
                 found = bucket.find(name).await.map_err(|error| Trouble::from(error.failure()))?.ok_or_else(|| gone(bucket, name))?;
                 continue;
             }
@@ -81,7 +82,7 @@ pub async fn bring(bucket: &Bucket, mut found: Found, order: &Order, stop: &Canc
             Ok((digests, unpacked)) => return finish(target, found, digests, unpacked.as_deref(), order),
             Err(NotWhole::Damaged(why)) if took_up && second_chance => {
                 // What an earlier run left may be what is damaged.
-                tracing::warn!(why, "what an earlier get left is worth nothing: it is downloaded anew");
+                note(format_args!("what an earlier get left here is worth nothing ({why}): it is downloaded anew"));
                 second_chance = false;
                 target.begin_anew().map_err(|error| Trouble::failed("cannot begin anew").because_of(&error))?;
             }

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use self::bring::{Brought, Order, bring, gone};
 use super::around::{self, Kubernetes};
-use super::hand::{Hand, by_hand, unless_stopped};
+use super::hand::{Hand, by_hand, cluster as cluster_of, unless_stopped};
 use super::terminal::{self, note, print};
 use super::trouble::Trouble;
 use super::{DONE, PARTLY};
@@ -58,8 +58,8 @@ pub struct Get {
     ///
     /// Without it: what the API server says, else what the agent of this node remembered, else the only cluster that has snapshots in the
     /// bucket.
-    #[arg(long, value_name = "ID")]
-    cluster_id: Option<String>,
+    #[arg(long, value_name = "ID", value_parser = cluster_of)]
+    cluster_id: Option<ClusterId>,
     /// Directory to bring it to.
     #[arg(long, value_name = "DIR", default_value = ".")]
     to: PathBuf,
@@ -72,7 +72,7 @@ pub struct Get {
 
 /// Brings it.
 pub fn get(arguments: Get) -> u8 {
-    let Get { name, latest: _, cluster_id, to, keep_zip, hand } = arguments;
+    let Get { name, latest: _, cluster_id: asked, to, keep_zip, hand } = arguments;
     let name = match name.map(|name| FileName::new(&name)).transpose() {
         Ok(name) => name,
         Err(error) => {
@@ -80,7 +80,6 @@ pub fn get(arguments: Get) -> u8 {
             return super::USAGE;
         }
     };
-    let asked = cluster_id.as_deref().and_then(ClusterId::new);
     by_hand(&hand.with_bucket(), async |settings: HandSettings, stop| {
         let asked = async {
             let needs_kubernetes = settings.s3()?.config_secret().is_some() || (name.is_none() && asked.is_none());

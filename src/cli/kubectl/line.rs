@@ -8,13 +8,13 @@ use clap::{ArgAction, ArgMatches, Command};
 
 use crate::cli::WITHOUT_EFFECT;
 use crate::cli::trouble::Trouble;
-use crate::config::HandFlags;
+use crate::config::{ApiServer, HandFlags};
 use crate::kubernetes::OPERATOR;
 use crate::kubernetes::pods::Agent;
 
 /// What says which pod, and what has no effect anywhere; the token is a secret besides.
-const NOT_FORWARDED: [&str; 8] =
-    ["namespace", "instance", "node-name", "etcd_token", "etcd_server", "log", "alsologtostderr", WITHOUT_EFFECT];
+const NOT_FORWARDED: [&str; 10] =
+    ["kubeconfig", "context", "namespace", "instance", "node-name", "etcd_token", "etcd_server", "log", "alsologtostderr", WITHOUT_EFFECT];
 
 /// The command line for the pod: `verb` with all that was given and is meant there.
 pub fn forwarded(verb: &Command, given: &ArgMatches) -> Result<Vec<String>, Trouble> {
@@ -53,11 +53,14 @@ fn texts(given: &ArgMatches, id: &str) -> Vec<String> {
 }
 
 /// What a person would type to have the same.
-pub fn typed(agent: &Agent, line: &[String], on_terminal: bool) -> String {
+pub fn typed(api: &ApiServer, agent: &Agent, line: &[String], on_terminal: bool) -> String {
+    let kubeconfig = api.kubeconfig.as_ref().map(|path| format!("--kubeconfig {} ", quoted(&path.display().to_string())));
+    let context = api.context.as_ref().map(|context| format!("--context {} ", quoted(context)));
+    let (kubeconfig, context) = (kubeconfig.unwrap_or_default(), context.unwrap_or_default());
     let terminal = if on_terminal { "-it " } else { "" };
     let words: Vec<_> = line.iter().map(|word| quoted(word)).collect();
     let (namespace, pod, container) = (quoted(&agent.namespace), quoted(&agent.pod), quoted(&agent.container));
-    format!("kubectl exec {terminal}-n {namespace} {pod} -c {container} -- {}", words.join(" "))
+    format!("kubectl {kubeconfig}{context}exec {terminal}-n {namespace} {pod} -c {container} -- {}", words.join(" "))
 }
 
 /// One word to a shell.
@@ -100,6 +103,7 @@ mod tests {
             assert!(given.contains(part), "{given}");
         }
         assert!(!given.contains("namespace") && !given.contains("node"), "{given}");
+        assert_eq!(joined(&["ls", "--context", "prod", "--kubeconfig=/k"]), "etcd-snapshot-operator ls");
         assert_eq!(joined(&["delete", "a-1", "--yes", "--", "-b-2"]), "etcd-snapshot-operator delete --yes -- a-1 -b-2");
     }
 
@@ -124,8 +128,11 @@ mod tests {
         };
         let words = ["save", "--name=it's $HOME", "", "a;b"].map(String::from);
         let end = r"kubectl exec -n backup eso-x -c agent -- save '--name=it'\''s $HOME' '' 'a;b'";
-        assert_eq!(typed(&agent, &words, false), end);
-        assert!(typed(&agent, &words, true).starts_with("kubectl exec -it -n backup"));
+        let api = ApiServer::default();
+        assert_eq!(typed(&api, &agent, &words, false), end);
+        assert!(typed(&api, &agent, &words, true).starts_with("kubectl exec -it -n backup"));
+        let other = ApiServer { kubeconfig: Some("/a b".into()), context: Some("prod".into()) };
+        assert!(typed(&other, &agent, &words, false).starts_with("kubectl --kubeconfig '/a b' --context prod exec -n backup"));
         let printed = quoted("it's `id` \"x\" \\ *\n~");
         let shell = std::process::Command::new("sh").args(["-c", &format!("printf %s {printed}")]).output().unwrap();
         assert_eq!(String::from_utf8(shell.stdout).unwrap(), "it's `id` \"x\" \\ *\n~");

@@ -11,6 +11,7 @@ mod stream;
 
 use std::io::{self, IsTerminal as _};
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Arg, ArgMatches, Command, FromArgMatches as _};
 
 use self::choose::{Wanted, choose};
@@ -18,7 +19,7 @@ use self::stream::Ended;
 use super::hand::{ended, listen};
 use super::terminal::note;
 use super::trouble::Trouble;
-use crate::config::{Environment, Flags, HandFlags, HandSettings};
+use crate::config::{ApiServer, Environment, Flags, HandFlags, HandSettings};
 use crate::kubernetes::client::{ClientError, Source, client};
 use crate::kubernetes::error::{Cause, Error};
 use crate::kubernetes::pods::{Agent, EXEC, State, agents};
@@ -26,10 +27,14 @@ use crate::kubernetes::pods::{Agent, EXEC, State, agents};
 /// The verbs that are about a node. `get` needs the bucket alone.
 const VERBS: [&str; 5] = ["save", "ls", "delete", "prune", "upload"];
 
+/// The setting whose short form kubectl has.
+const NAMESPACE: &str = "namespace";
+
 /// One verb, to be run in a pod.
 struct Run<'a> {
     verb: &'a str,
     wanted: Wanted,
+    api: ApiServer,
     line: Vec<String>,
     /// It asks before it deletes, if it can.
     asks: bool,
@@ -39,12 +44,16 @@ struct Run<'a> {
 
 /// The flags that say which pod.
 pub fn with_flags(verb: Command) -> Command {
+    if !verb.get_arguments().any(|arg| arg.get_id() == NAMESPACE) {
+        return verb;
+    }
+    let verb = verb.mut_arg(NAMESPACE, |namespace| namespace.short('n'));
     if !VERBS.contains(&verb.get_name()) {
         return verb;
     }
     let instance = Arg::new("instance").long("instance").value_name("RELEASE").help_heading("Kubernetes");
-    verb.mut_arg("namespace", |namespace| namespace.short('n'))
-        .arg(instance.help("Of several releases, the one whose agents are meant: their label app.kubernetes.io/instance"))
+    let instance = instance.value_parser(NonEmptyStringValueParser::new());
+    verb.arg(instance.help("Of several releases, the one whose agents are meant: their label app.kubernetes.io/instance"))
 }
 
 /// Runs the verb in a pod, and answers with its exit code; None where it is meant for this machine.
@@ -70,13 +79,14 @@ impl<'a> Run<'a> {
         let verb_name = verb.get_name();
         let wanted = Wanted {
             namespace: settings.namespace()?,
-            instance: text("instance").filter(|text| !text.is_empty()),
+            instance: text("instance"),
             node: settings.node()?.map(|node| node.to_string()),
             all: verb_name == "ls",
         };
         let asks = matches!(verb_name, "delete" | "prune") && !set("yes") && !set("dry_run");
         let form = text("output").unwrap_or_else(|| "table".into()).to_lowercase();
-        Ok(Self { verb: verb_name, wanted, line: line::forwarded(verb, given)?, asks, form })
+        let api = ApiServer::from_arg_matches(given).unwrap_or_default();
+        Ok(Self { verb: verb_name, wanted, api, line: line::forwarded(verb, given)?, asks, form })
     }
 
     /// Runs it, until it ends or a signal does.
@@ -109,7 +119,8 @@ impl<'a> Run<'a> {
                 .because_of(&error)
                 .because("to work on this machine instead, give --dir or --etcd-endpoint")
         };
-        let source = Source::infer(|name| std::env::var_os(name)).map_err(no_client)?;
+        let ApiServer { kubeconfig, context } = &self.api;
+        let source = Source::named(kubeconfig.as_deref(), context.as_deref(), |name| std::env::var_os(name)).map_err(no_client)?;
         let client = client(&source, self.wanted.namespace.as_deref()).await.map_err(no_client)?;
         let chosen = choose(self.find(&client).await?, &self.wanted)?;
         let [agent] = chosen.as_slice() else { return Box::pin(all::ls(self, &client, &chosen)).await };
@@ -159,7 +170,7 @@ impl<'a> Run<'a> {
             };
             trouble
                 .because(format!("the right that is missing: list on pods in the namespace of the agents (tried {})", agent.namespace))
-                .because(format!("whoever knows the pod can type: {}", line::typed(&agent, &self.line, is_on_terminal())))
+                .because(format!("whoever knows the pod can type: {}", self.typed(&agent)))
         })
     }
 
@@ -169,7 +180,7 @@ impl<'a> Run<'a> {
         match error.cause {
             Cause::Forbidden { .. } => trouble
                 .because(format!("the rights that are missing: create and get on {EXEC} in the namespace {}", agent.namespace))
-                .because(format!("whoever has them can type: {}", line::typed(agent, &self.line, is_on_terminal()))),
+                .because(format!("whoever has them can type: {}", self.typed(agent))),
             _ => trouble,
         }
     }
@@ -183,6 +194,11 @@ impl<'a> Run<'a> {
                 .because(self.goes_on()),
             Ended::Code(code) => Trouble::failed(format!("it ended with {code}")),
         }
+    }
+
+    /// What a person would type instead.
+    fn typed(&self, agent: &Agent) -> String {
+        line::typed(&self.api, agent, &self.line, is_on_terminal())
     }
 
     fn goes_on(&self) -> &'static str {

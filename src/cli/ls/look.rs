@@ -3,8 +3,10 @@
 //! In: the settings. Out: rows, what somebody should know about them, and what failed.
 
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::row::{Looked, Records, Row, rows, the};
@@ -12,14 +14,18 @@ use crate::cli::around::{self, Kubernetes};
 use crate::cli::trouble::Trouble;
 use crate::config::HandSettings;
 use crate::controller::bucket::shown;
+use crate::etcd;
 use crate::kubernetes::error::Cause;
 use crate::kubernetes::records::records;
 use crate::record::{Place, Shape};
 use crate::snapshot::owner::owners;
-use crate::snapshot::{ClusterId, Identity, Inventory, Member, NodeName, Storage};
+use crate::snapshot::{ClusterId, Failure, Identity, Inventory, Member, NodeName, Storage};
 use crate::storage::local::{Directory, NotVerified};
 use crate::storage::s3::Bucket;
 use crate::storage::{Listed, Memory, Store};
+
+/// How long the etcd member has to say where it is in its history.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// What was asked for.
 #[derive(Debug)]
@@ -79,26 +85,28 @@ pub async fn look(settings: &HandSettings, asked: &Asked, stop: &CancellationTok
     if let Some(directory) = directory.as_ref().filter(|_| seen.cluster.is_none()) {
         seen.cluster = directory.remembered_cluster().ok().flatten();
     }
-    let us = Identity { node: node.clone(), cluster: seen.cluster.clone(), member: Member::Silent };
-
-    let mut storages = Vec::new();
+    let mut all = Vec::new();
     if let Some(directory) = &directory {
         let place = Place::Local { dir: directory.path().display().to_string(), node: node.clone(), has_node_object: true };
         let mut listed = directory.list(&Memory::new()).await;
         if asked.verify && verify(directory, &listed, &mut seen, stop).await {
             listed = directory.list(&Memory::new()).await;
         }
-        add(&mut seen, (&directory.storage(), &place, listed), &us, records.as_ref(), shape);
-        storages.push(directory.storage());
+        all.push((directory.storage(), place, listed));
     }
     match bucket(settings, &kubernetes, seen.cluster.clone()).await {
         Ok(None) => {}
         Ok(Some((bucket, place))) => {
             let listed = bucket.list(&Memory::new()).await;
-            add(&mut seen, (bucket.storage(), &place, listed), &us, records.as_ref(), shape);
-            storages.push(bucket.storage().clone());
+            all.push((bucket.storage().clone(), place, listed));
         }
         Err(trouble) => seen.failures.push(trouble),
+    }
+    // After the listings: what is saved meanwhile must not look like another history's.
+    let us = Identity { node, cluster: seen.cluster.clone(), member: Box::pin(member(settings, &mut seen)).await? };
+    let storages: Vec<Storage> = all.iter().map(|(storage, ..)| storage.clone()).collect();
+    for (storage, place, listed) in all {
+        add(&mut seen, (&storage, &place, listed), &us, records.as_ref(), shape);
     }
     if let Some(records) = &records {
         seen.showed_something = true;
@@ -113,6 +121,23 @@ pub async fn look(settings: &HandSettings, asked: &Asked, stop: &CancellationTok
         return Err(nothing(&snapshot_dir));
     }
     Ok(seen)
+}
+
+/// What the member says of its history, where somebody said which one it is. Without it another history shows only beside a newer one.
+async fn member(settings: &HandSettings, seen: &mut Seen) -> Result<Member, Trouble> {
+    if !settings.names_an_etcd() {
+        return Ok(Member::Silent);
+    }
+    let member = etcd::Member::new(settings.etcd()?);
+    let endpoint = &member.access().endpoint;
+    let why = match timeout(ANSWER, member.history()).await {
+        Ok(Ok(Some(history))) => return Ok(Member::At(history)),
+        Ok(Ok(None)) => format!("the etcd member at {endpoint} has no quorum"),
+        Ok(Err(error)) => Failure::of(error.category(), &error).message,
+        Err(_) => format!("the etcd member at {endpoint} gave no answer within {} s", ANSWER.as_secs()),
+    };
+    seen.notes.push(format!("ours may be from before a restore, for nobody says where etcd is now: {why}"));
+    Ok(Member::Silent)
 }
 
 fn nothing(snapshot_dir: &Path) -> Trouble {

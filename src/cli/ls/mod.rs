@@ -15,7 +15,7 @@ use clap::{Args, ValueEnum};
 
 use self::look::{Asked, Seen, look};
 use self::row::{Row, State, sort};
-use super::hand::{Hand, by_hand, unless_stopped};
+use super::hand::{Hand, by_hand, cluster, unless_stopped};
 use super::terminal::{self, Paint, harmless, note, print};
 use super::trouble::Trouble;
 use super::{DONE, FAILED, PARTLY};
@@ -34,8 +34,8 @@ Examples:
     etcd-snapshot-operator ls | awk '$5 == \"good\" { name = $1 } END { print name }'
 
 Columns: Name, Location, Size and Created are K3s's. State is good, suspect (taken without a quorum or from a corrupt member), plausible (an
-object of which only the size is known to be right), damaged, unverified, or writing. Owner is ours, another-history (from before a restore),
-another-cluster, or unknown. Record is ready, not-ready, none, differs, or - where none is kept or the records are not known.";
+object of which only the size is known to be right), damaged, unverified, or writing. Owner is ours, another-history (from before a restore;
+where --etcd-endpoint or --etcd-host is given, the member is asked), another-cluster, or unknown. Record is ready, not-ready, none, differs, or - where none is kept or the records are not known.";
 
 /// List the snapshots in the directory and in the bucket, what they are worth, and where their records differ.
 #[derive(Debug, Args)]
@@ -56,8 +56,8 @@ pub struct Ls {
     /// Which cluster is ours: the UID of its namespace kube-system.
     ///
     /// Without it: what the API server says, else what the agent of this node remembered.
-    #[arg(long, value_name = "ID")]
-    cluster_id: Option<String>,
+    #[arg(long, value_name = "ID", value_parser = cluster)]
+    cluster_id: Option<ClusterId>,
     #[command(flatten)]
     hand: Hand,
 }
@@ -71,10 +71,9 @@ enum Form {
 
 /// Lists them.
 pub fn ls(arguments: &Ls) -> u8 {
-    let cluster = arguments.cluster_id.as_deref().and_then(ClusterId::new);
-    let asked = Asked { cluster, verify: arguments.verify, all_nodes: arguments.all_nodes };
+    let asked = Asked { cluster: arguments.cluster_id.clone(), verify: arguments.verify, all_nodes: arguments.all_nodes };
     by_hand(&arguments.hand, async |settings, stop| {
-        let seen = unless_stopped(&stop, look(&settings, &asked, &stop)).await?;
+        let seen = Box::pin(unless_stopped(&stop, look(&settings, &asked, &stop))).await?;
         show(seen, arguments)
     })
 }

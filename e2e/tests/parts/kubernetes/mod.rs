@@ -120,7 +120,7 @@ impl Bench {
 
 /// The client that the operator makes of a kubeconfig.
 async fn operators(kubeconfig: &Path) -> Result<kube::Client> {
-    Ok(client(&Source::Files(vec![kubeconfig.to_owned()]), Some("default")).await?)
+    Ok(client(&Source::Files { paths: vec![kubeconfig.to_owned()], context: None }, Some("default")).await?)
 }
 
 /// A record by somebody else.

@@ -142,7 +142,7 @@ fn at(etcd: &Etcd) -> Result<Member> {
     member(&etcd.endpoint(), |_| ())
 }
 
-fn address(etcd: &Etcd) -> Result<SocketAddr> {
+pub fn address(etcd: &Etcd) -> Result<SocketAddr> {
     Ok(etcd.endpoint().trim_start_matches("http://").parse()?)
 }
 
