@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::bail;
 use e2e::etcd::DEFAULT_SET;
-use e2e::{ports, tools, wait};
+use e2e::{tools, wait};
 use etcd_snapshot_operator::etcd::EtcdError;
 use etcd_snapshot_operator::snapshot::History;
 use tokio::sync::Notify;
@@ -89,13 +89,9 @@ fn writer(endpoints: &[String]) -> Result<tokio::task::AbortHandle> {
 async fn through_changes_of_the_leader_every_snapshot_is_whole_and_later_in_one_history() -> Result<()> {
     let three = Three::start().await?;
     let value = "abcdefgh".repeat(160_000);
+    let first = three.endpoints[0].trim_start_matches("http://").parse()?;
     for number in 0..8 {
-        post(
-            ports::loopback(three.cluster.lock().unwrap().members[0].client),
-            "kv/put",
-            &json!({ "key": format!("big{number}"), "value": value }),
-        )
-        .await?;
+        post(first, "kv/put", &json!({ "key": format!("big{number}"), "value": value })).await?;
     }
     let writing = writer(&three.endpoints)?;
     let mut saved: [Vec<Saved>; 3] = Default::default();
