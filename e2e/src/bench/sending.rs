@@ -139,6 +139,6 @@ impl Taken {
 /// Bytes of the one object whose name begins so; 0 where there is none.
 async fn size_of_object(site: &Site, begins: &str) -> Result<u64> {
     let listed = site.bucket.client.list_objects_v2().bucket(&site.bucket.name).prefix(format!("{FOLDER}/{begins}")).send().await?;
-    let sizes = listed.contents().iter().filter_map(|object| object.size()).map(u64::try_from);
+    let sizes = listed.contents().iter().filter_map(aws_sdk_s3::types::Object::size).map(u64::try_from);
     Ok(sizes.sum::<Result<u64, _>>()?)
 }

@@ -94,7 +94,7 @@ struct Records<'a> {
     /// The old field has two-second steps, no zone, and years from 1980 on only.
     time: (u16, u16),
     /// This one has the second itself.
-    timestamp: Option<[u8; 9]>,
+    timestamp: Option<Vec<u8>>,
     is_large: bool,
 }
 
@@ -102,10 +102,8 @@ impl<'a> Records<'a> {
     fn new(entry: &Entry<'a>, is_large: bool) -> io::Result<Self> {
         let name_length = u16::try_from(entry.name.len()).map_err(io::Error::other)?;
         let time = DateTime::try_from(entry.time.to_zoned(TimeZone::UTC).datetime()).unwrap_or_default();
-        let timestamp = u32::try_from(entry.time.as_second()).ok().map(|seconds| {
-            let ([a, b], [c, d, e, f]) = (EXTENDED_TIMESTAMP.to_le_bytes(), seconds.to_le_bytes());
-            [a, b, 5, 0, 1, c, d, e, f]
-        });
+        let seconds = u32::try_from(entry.time.as_second()).ok();
+        let timestamp = seconds.map(|seconds| [&EXTENDED_TIMESTAMP.to_le_bytes()[..], &[5, 0, 1], &seconds.to_le_bytes()].concat());
         Ok(Self { name: entry.name.as_bytes(), name_length, time: (time.timepart(), time.datepart()), timestamp, is_large })
     }
 
