@@ -117,6 +117,30 @@ two_releases_do_not_fight() {
   kubectl -n second wait --for delete pod --all --timeout 90s
   kubectl delete namespace second --wait=false
 }
+any_etcd_is_saved_without_root() { # from a Secret onto a volume, in a namespace that allows nothing more; as if the etcd were elsewhere
+  local said name
+  kubectl create namespace any
+  kubectl label namespace any pod-security.kubernetes.io/enforce=restricted
+  kubectl -n any create secret generic etcd-client --from-file "$etcd_pki/ca.crt" --from-file "tls.crt=$etcd_pki/healthcheck-client.crt" \
+    --from-file "tls.key=$etcd_pki/healthcheck-client.key"
+  on_node install -d -o 65532 -g 65532 /var/lib/rancher/volume
+  kubectl apply -f - << END
+{apiVersion: v1, kind: PersistentVolume, metadata: {name: any}, spec: {accessModes: [ReadWriteOnce], capacity: {storage: 10Gi}, hostPath: {path: /var/lib/rancher/volume},
+  nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [$node]}]}]}}}}
+END
+  helm install any "$chart" -n any --set distribution=generic --set "settings.etcd-endpoint=https://$net.0.1:2379" --set etcd.certificatesSecret=etcd-client \
+    --wait --timeout 3m > /dev/null
+  said=$(plugin save -n any)
+  name=$(sed -n 's/^Snapshot \(.*\) saved\.$/\1/p' <<< "$said")
+  is "${name%-*}" on-demand-any-etcd-snapshot-operator
+  until_true 60 field_is "file:///var/lib/etcd-snapshot-operator/snapshots/$name" .status.readyToUse true
+  plugin delete --yes -n any "$name"
+  helm uninstall any -n any --wait
+  kubectl -n any wait --for delete pod --all --timeout 90s
+  # Snapshots outlive the release.
+  is "$(kubectl -n any get persistentvolumeclaims -o name)" persistentvolumeclaim/any-etcd-snapshot-operator
+  kubectl delete namespace any --wait=false
+}
 etcd_on_loopback_needs_the_network_of_the_host() {
   # To the agent, nothing listens on the address of the node any more.
   on_node iptables -I INPUT -p tcp -d "$net.0.1" --dport 2379 -j REJECT --reject-with tcp-reset
@@ -173,5 +197,6 @@ check "a directory that is removed under the pod is said, and loses no record" r
 check "a verb that is denied is said, and the rest goes on" denied_verb_is_said
 if [ -n "${etcd_pki-}" ]; then
   check "renewed certificates need no restart" renewed_certificates_need_no_restart
+  check "any etcd is saved from a Secret onto a volume, without root" any_etcd_is_saved_without_root
   check "an etcd on 127.0.0.1 alone is said, and hostNetwork is the remedy" etcd_on_loopback_needs_the_network_of_the_host
 fi
