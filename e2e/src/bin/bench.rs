@@ -66,7 +66,7 @@ async fn run() -> Result<()> {
         }
     }
     if wanted("saving") {
-        done(saving::measure(scale).await?)?;
+        done(Box::pin(saving::measure(scale)).await?)?;
     }
     Ok(())
 }
