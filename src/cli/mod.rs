@@ -14,6 +14,7 @@ mod crd;
 mod delete;
 #[cfg(test)]
 mod documented;
+mod forget;
 mod get;
 mod hand;
 mod in_front;

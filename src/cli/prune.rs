@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::forget::forget;
 use super::hand::{Hand, by_hand};
 use super::removing::{How, remove};
 use super::start;
@@ -19,7 +20,10 @@ Examples:
     etcd-snapshot-operator prune --name etcd-snapshot
 
   After a restore: let snapshots of the history before it go, too:
-    etcd-snapshot-operator prune --name etcd-snapshot --take-over";
+    etcd-snapshot-operator prune --name etcd-snapshot --take-over
+
+  S3 was turned off, or is another bucket now; the records of the old one still stand there:
+    etcd-snapshot-operator prune --forget-storage s3://etcd/prod";
 
 /// Apply retention to the snapshots of one base name, in the directory and in the bucket.
 ///
@@ -33,6 +37,9 @@ pub struct Prune {
     /// Count snapshots from before a restore of etcd as this cluster's own.
     #[arg(long)]
     take_over: bool,
+    /// Delete the records of a bucket that no agent is configured for any more, and no snapshot: s3://BUCKET/FOLDER as ls shows it.
+    #[arg(long, value_name = "BUCKET", conflicts_with_all = ["name", "take_over"], value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    forget_storage: Option<String>,
     #[command(flatten)]
     how: How,
     #[command(flatten)]
@@ -41,8 +48,14 @@ pub struct Prune {
 
 /// Prunes.
 pub fn prune(arguments: &Prune) -> u8 {
-    let Prune { name, take_over, how, hand } = arguments;
+    let Prune { name, take_over, forget_storage, how, hand } = arguments;
     by_hand(hand, async |settings, stop| {
+        if let Some(storage) = forget_storage {
+            let mut hand = start::start(&settings, &start::base(name)?, (Asked::Nothing, Needs::Records), &stop).await?;
+            let code = Box::pin(forget(&mut hand, storage, *how, &stop)).await?;
+            hand.end().await;
+            return Ok(code);
+        }
         let asked = (Asked::Prune { take_over: *take_over }, Needs::Nothing);
         let mut hand = start::start(&settings, &start::base(name)?, asked, &stop).await?;
         let removed = Box::pin(remove(&mut hand, *how, &stop)).await?;

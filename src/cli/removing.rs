@@ -177,7 +177,7 @@ fn refusals(passed: &[Passed]) -> bool {
 }
 
 /// Asks. Whoever reads the answer blocks, and is left alone when a signal comes first.
-async fn confirmed() -> Result<bool, Trouble> {
+pub async fn confirmed() -> Result<bool, Trouble> {
     let answered = spawn_blocking(|| {
         let mut out = io::stderr().lock();
         out.write_all(b"Delete? [y/N] ").and_then(|()| out.flush())?;

@@ -23,6 +23,8 @@ pub enum Needs {
     There,
     /// It works on what is there, or on the bucket alone.
     Nothing,
+    /// It works on records, wherever the files are.
+    Records,
 }
 
 /// Puts the parts together and looks around once.
@@ -39,7 +41,7 @@ pub async fn start(
         Err(error) => return Err(trouble(&error.into())),
     };
     let started = hand::unless_stopped(stop, async {
-        let there = There { api, directory: needs == Needs::Made || is_there(settings, &run, needs).await? };
+        let there = There { api, directory: needs == Needs::Made || (needs != Needs::Records && is_there(settings, &run, needs).await?) };
         Box::pin(ByHand::new(run, there, asked, stop)).await.map_err(|error| trouble(&error))
     });
     let by_hand = Box::pin(started).await?.ok_or_else(hand::interrupted)?;

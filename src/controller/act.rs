@@ -12,8 +12,7 @@ use futures::StreamExt as _;
 use super::outcome::Outcome;
 use super::parts::Parts;
 use crate::decide::{Action, Checked, Policy, Proof, Step};
-use crate::kubernetes::Error;
-use crate::kubernetes::write::{Written, forget, write};
+use crate::kubernetes::write::{forget, write};
 use crate::record::{Record, RecordName};
 use crate::snapshot::{Failure, FileName, SnapshotFile, UploadId};
 use crate::storage::{Removed, Store};
@@ -100,7 +99,7 @@ impl<S: Store> Acting<'_, S> {
         match action {
             Action::Write(wanted) => {
                 let Some(until) = self.parts.permit.until() else { return Outcome::Abandoned };
-                let outcome = outcome(write(&self.parts.shared.cache, wanted, until).await);
+                let outcome = write(&self.parts.shared.cache, wanted, until).await.into();
                 if outcome != Outcome::Done {
                     self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(wanted.name());
                 }
@@ -113,7 +112,7 @@ impl<S: Store> Acting<'_, S> {
                     Err(failure) => return Outcome::Failed(failure),
                 }
                 let Some(until) = self.parts.permit.until() else { return Outcome::Abandoned };
-                outcome(forget(&self.parts.shared.cache, record, until).await)
+                forget(&self.parts.shared.cache, record, until).await.into()
             }
             Action::Verify(_) | Action::Prune(..) | Action::Upload(..) | Action::Abort(..) => Outcome::Abandoned,
         }
@@ -165,15 +164,5 @@ impl<S: Store> Acting<'_, S> {
             }
             Proof::None => Ok(true),
         }
-    }
-}
-
-fn outcome(written: Result<Written, Error>) -> Outcome {
-    match written {
-        Ok(Written::Created | Written::Changed | Written::Deleted) => Outcome::Done,
-        Ok(Written::Unchanged | Written::Stale) => Outcome::Stale,
-        Ok(Written::Waiting) => Outcome::Waiting,
-        Ok(Written::Abandoned) => Outcome::Abandoned,
-        Err(error) => Outcome::Failed(error.failure()),
     }
 }

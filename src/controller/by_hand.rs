@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::agent::{Built, StartError, build, open};
 use super::bucket::BucketLoop;
 use super::directory::DirectoryLoop;
+use super::outcome::Outcome;
 use super::parts::Hands;
 use super::pass::Passed;
 use super::saver::Saver;
@@ -25,8 +26,10 @@ use super::upload::End;
 use crate::config::RunSettings;
 use crate::decide::Asked;
 use crate::kubernetes::client::{Source, client, nowhere};
+use crate::kubernetes::write;
+use crate::record::Record;
 use crate::save::{SaveError, Saved, Tell};
-use crate::snapshot::{BaseName, ClusterId, Failure, FileName, Listing, SnapshotFile, Upload};
+use crate::snapshot::{BaseName, ClusterId, Failure, FileName, Listing, SnapshotFile, Storage, Upload};
 use crate::storage::local::Directory;
 use crate::storage::{Memory, Store as _};
 
@@ -199,6 +202,27 @@ impl ByHand {
         let runs = !self.hands.uploader.running().is_empty();
         self.hands.uploader.next().await;
         runs
+    }
+
+    /// All records, as the API server has them.
+    pub fn records(&self) -> Result<Vec<Arc<Record>>, Failure> {
+        self.shared.cache.records().ok_or_else(|| self.shared.records_failure())
+    }
+
+    /// Deletes one record, if it is still this one.
+    pub async fn forget(&self, record: &Record) -> Outcome {
+        write::forget(&self.shared.cache, record, None).await.into()
+    }
+
+    /// The bucket that was found.
+    pub fn bucket_in_force(&self) -> Option<Storage> {
+        self.shared.bucket().map(|connected| connected.bucket.storage().clone())
+    }
+
+    /// Whether K3s is at work anywhere, or nobody can say that it is not.
+    pub fn k3s_is_at_work(&self) -> bool {
+        let interval = self.shared.settings.interval;
+        self.shared.around().k3s_at_work_anywhere(self.shared.now(), interval) != Some(false)
     }
 
     /// One pass over the bucket, if there is one.

@@ -1,6 +1,8 @@
 //! What became of a step.
 
 use crate::decide::Veto;
+use crate::kubernetes::Error;
+use crate::kubernetes::write::Written;
 use crate::metrics;
 use crate::snapshot::Failure;
 
@@ -29,6 +31,18 @@ impl Outcome {
         match self {
             Self::Failed(failure) => Some(failure),
             _ => None,
+        }
+    }
+}
+
+impl From<Result<Written, Error>> for Outcome {
+    fn from(written: Result<Written, Error>) -> Self {
+        match written {
+            Ok(Written::Created | Written::Changed | Written::Deleted) => Self::Done,
+            Ok(Written::Unchanged | Written::Stale) => Self::Stale,
+            Ok(Written::Waiting) => Self::Waiting,
+            Ok(Written::Abandoned) => Self::Abandoned,
+            Err(error) => Self::Failed(error.failure()),
         }
     }
 }

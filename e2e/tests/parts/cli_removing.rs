@@ -203,3 +203,35 @@ async fn prune_without_what_it_needs_says_so_and_deletes_nothing() -> Result<()>
     ensure!(ended.code != Some(0) && ended.err.contains(&saver.etcd.endpoint()), "{ended:?}");
     Ok(())
 }
+
+#[tokio::test]
+async fn the_records_of_a_bucket_that_nobody_is_configured_for_are_forgotten_and_no_object_is_touched() -> Result<()> {
+    let saver = Saver::new().await?;
+    let site = &saver.site;
+    let (here, there) = (site.name(1_700_000_000), site.name(1_700_000_001));
+    site.place(&here, &snapshots::tiny(1))?;
+    site.put_ours(&there, snapshots::tiny(2)).await?;
+    let mut operator = agent(&saver).await?;
+    let both = [here.clone(), there.clone()];
+    all_ready(&mut operator, site, std::slice::from_ref(&here), &both).await?;
+    let objects = site.bucket.keys().await?;
+    let bucket = format!("s3://{}/{}", site.bucket.name, e2e::site::FOLDER);
+
+    let with_it = with_all("prune", &saver)?.flag("--forget-storage", &bucket);
+    with_it.run().await?.with(4)?.says("is the bucket of the settings in force")?;
+    operator.stop().await;
+    let prune = |of: &str| anyhow::Ok(hand("prune", &saver)?.with_kubernetes(site).flag("--forget-storage", of));
+    prune("s3://another/folder")?.run().await?.with(1)?.says(&bucket)?;
+    prune("")?.run().await?.with(2)?;
+    prune(&bucket)?.flag("--name", "x").run().await?.with(2)?;
+    let dry = prune(&bucket)?.arg("--dry-run").run().await?.with(0)?;
+    ensure!(dry.out.starts_with(&format!("2 records of {bucket} at ")), "{}", dry.out);
+    ensure!(site.bucket_records().await?.len() == 2);
+
+    let ended = prune(&bucket)?.run().await?.with(0)?;
+    ensure!(ended.out.starts_with(&format!("2 records of {bucket} at ")) && ended.out.ends_with(" forgotten.\n"), "{}", ended.out);
+    ensure!(site.bucket_records().await?.is_empty() && site.local_records().await?.len() == 1);
+    ensure!(site.bucket.keys().await? == objects && saver.files()? == [here]);
+    prune(&bucket)?.run().await?.with(1)?.says("there are no records of")?;
+    Ok(())
+}
