@@ -21,7 +21,7 @@ use crate::snapshot::Storage;
 
 /// Forgets them; the exit code.
 pub async fn forget(hand: &mut ByHand, meant: &str, how: How, stop: &CancellationToken) -> Result<u8, Trouble> {
-    let records = hand.records()?;
+    let records = hand.records().await?;
     let storage = named(&records, meant)?;
     if hand.find_bucket().await.is_ok() && hand.bucket_in_force().as_ref() == Some(&storage) {
         return Err(Trouble::refused(format!("{storage} is the bucket of the settings in force, and its records are kept"))

@@ -205,7 +205,8 @@ impl ByHand {
     }
 
     /// All records, as the API server has them.
-    pub fn records(&self) -> Result<Vec<Arc<Record>>, Failure> {
+    pub async fn records(&self) -> Result<Vec<Arc<Record>>, Failure> {
+        surroundings::heard(&self.shared).await;
         self.shared.cache.records().ok_or_else(|| self.shared.records_failure())
     }
 
