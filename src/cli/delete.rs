@@ -1,6 +1,7 @@
 //! `delete`: named snapshots, in the directory and in the bucket.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use clap::Args;
 
@@ -11,7 +12,8 @@ use super::terminal::{complain, note};
 use super::trouble::Trouble;
 use super::{FAILED, PARTLY, USAGE, start};
 use crate::decide::Asked;
-use crate::snapshot::{BaseName, ClusterId, FileName};
+use crate::record::Record;
+use crate::snapshot::{BaseName, ClusterId, FileName, NodeName, Storage};
 
 /// At the end of `delete --help`.
 pub const EXAMPLES: &str = "\
@@ -63,17 +65,37 @@ pub fn delete(arguments: &Delete) -> u8 {
         if code != super::DONE {
             start::say_whose(&hand, hand.shared().surroundings().cluster_of_records().is_some());
         }
+        let elsewhere = hand.records().await.map(|records| elsewhere(&records, &names, &hand.shared().settings.node)).unwrap_or_default();
         hand.end().await;
-        let absent: Vec<_> = names.difference(&removed.planned).filter(|_| removed.saw_all).collect();
-        for name in &absent {
+        for (name, node) in &elsewhere {
+            note(format!(
+                "Snapshot {name} lies on node {node}, which this run does not reach: delete it there, or with --node {node} of kubectl etcd-snapshot"
+            ));
+        }
+        let absent: BTreeSet<_> = names.difference(&removed.planned).filter(|_| removed.saw_all).collect();
+        let unreached: BTreeSet<_> = elsewhere.iter().map(|(name, _)| name).collect();
+        for name in absent.difference(&unreached) {
             // K3s's own words.
             note(format!("Snapshot {name} not found."));
         }
-        Ok(match (code, absent.len()) {
+        Ok(match (code, absent.union(&unreached).count()) {
             (_, 0) => code,
-            (super::DONE, some) if some < names.len() => PARTLY,
+            (super::DONE, _) if absent.len() < names.len() => PARTLY,
             (super::DONE, _) => FAILED,
             _ => code,
         })
     })
+}
+
+/// Which of these lie in the directories of other nodes, by their records.
+fn elsewhere(records: &[Arc<Record>], names: &BTreeSet<FileName>, us: &NodeName) -> BTreeSet<(FileName, NodeName)> {
+    let on_another = |record: &Arc<Record>| match (&record.storage, &record.file) {
+        (Some(Storage::Local { node }), Some(name))
+            if node != us && names.contains(name) && !record.is_failure() && !record.terminating =>
+        {
+            Some((name.clone(), node.clone()))
+        }
+        _ => None,
+    };
+    records.iter().filter_map(on_another).collect()
 }

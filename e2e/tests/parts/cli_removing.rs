@@ -69,6 +69,25 @@ async fn a_named_snapshot_goes_here_and_in_the_bucket_with_sidecars_and_records(
 }
 
 #[tokio::test]
+async fn what_lies_on_another_node_too_is_named_and_stays_there() -> Result<()> {
+    let saver = Saver::new().await?;
+    let site = &saver.site;
+    let name = site.name(1_700_000_000);
+    site.place(&name, &snapshots::tiny(1))?;
+    let mut operator = agent(&saver).await?;
+    all_ready(&mut operator, site, std::slice::from_ref(&name), &[]).await?;
+    // Another node, whose person has the bucket and no such file.
+    let another = || anyhow::Ok(Hand::new("delete")?.flag("--node-name", "another").with_bucket(site).with_kubernetes(site).arg(&name));
+    let ended = another()?.run().await?.with(3)?.says(&format!("lies on node {}", site.node))?;
+    ensure!(ended.out == format!("Snapshot {name} deleted. (s3, asked)\n"), "{}", ended.out);
+    another()?.run().await?.with(1)?.says(&format!("lies on node {}", site.node))?;
+    ensure!(saver.files()? == std::slice::from_ref(&name));
+    let here = with_all("delete", &saver)?.arg(&name).run().await?.with(0)?;
+    ensure!(!here.err.contains("lies on node"), "{}", here.err);
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_is_not_ours_is_refused_and_the_bucket_needs_a_cluster() -> Result<()> {
     let saver = Saver::new().await?;
     let site = &saver.site;
