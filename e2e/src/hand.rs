@@ -114,10 +114,11 @@ impl Hand {
 
     /// What is started.
     pub fn command(&self) -> Command {
-        let words: Vec<&OsStr> = self
-            .through
-            .iter()
-            .map(OsString::as_os_str)
+        // Whoever started the tests may have told them to ignore a hangup, and that is inherited.
+        let hears_hangups = ["env", "--default-signal=HUP"].map(OsStr::new);
+        let words: Vec<&OsStr> = hears_hangups
+            .into_iter()
+            .chain(self.through.iter().map(OsString::as_os_str))
             .chain([self.program.as_os_str()])
             .chain(self.args.iter().map(OsString::as_os_str))
             .collect();
