@@ -23,7 +23,8 @@ use crate::snapshot::Storage;
 pub async fn forget(hand: &mut ByHand, meant: &str, how: How, stop: &CancellationToken) -> Result<u8, Trouble> {
     let records = hand.records().await?;
     let storage = named(&records, meant)?;
-    if hand.find_bucket().await.is_ok() && hand.bucket_in_force().as_ref() == Some(&storage) {
+    // Settings that cannot be read may be those of this very bucket.
+    if hand.find_bucket().await? && hand.bucket_in_force().as_ref() == Some(&storage) {
         return Err(Trouble::refused(format!("{storage} is the bucket of the settings in force, and its records are kept"))
             .because("turn S3 off, or name another bucket, in the settings of all agents first"));
     }

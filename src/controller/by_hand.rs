@@ -1,7 +1,8 @@
 //! What a person asks for by hand: the agent's own passes, once, without its loops and beside whatever agents run.
 //!
 //! In: the settings, and what is asked. Out: what each pass decided on and what became of it. It takes no part in elections
-//! and keeps no records: those that retention removes the files of go with them, all others are the agents' to write.
+//! and keeps no records: those that retention removes the files of go with them, those of a bucket that a person gives up go when they
+//! say so, and all others are the agents' to write.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
