@@ -18,6 +18,7 @@ use crate::health::Part;
 use crate::kubernetes::events::{Kind, reason};
 use crate::record::content::annotation;
 use crate::record::{ETCDSnapshotFile, Record, Wanted, uploads};
+use crate::snapshot::owner::is_dated_ahead;
 use crate::snapshot::{Failure, FileName, Inventory, Owner, Storage, Upload, Verdict};
 
 /// A snapshot older than this is no news when its record is created: it was only found again.
@@ -108,7 +109,10 @@ pub fn of_retention(told: &Told<'_>, shared: &Shared) -> bool {
     });
     turned(shared, &format!("the brake of the {storage}"), braked.as_ref(), reason::DELETION_BRAKED);
     let contested = contested(told, shared);
-    let ill = [failed, braked.as_ref(), contested.as_ref()].into_iter().flatten().map(ToString::to_string).collect::<Vec<_>>();
+    let doubtful = doubtful(told);
+    turned(shared, &format!("dates in the {storage}"), doubtful.as_ref(), reason::DATED_AHEAD);
+    let ill =
+        [failed, braked.as_ref(), contested.as_ref(), doubtful.as_ref()].into_iter().flatten().map(ToString::to_string).collect::<Vec<_>>();
     shared.health.ill(part, (!ill.is_empty()).then(|| ill.join("; ")));
     tell_of_vanished(told, shared);
     failed.is_none()
@@ -127,6 +131,19 @@ fn contested(told: &Told<'_>, shared: &Shared) -> Option<Failure> {
     });
     turned(shared, &format!("another history in the {}", told.seen.storage), contested.as_ref(), reason::BUCKET_CONTESTED);
     contested
+}
+
+/// Whether there are snapshots that only the word of a file dated ahead makes look older than they are: none of them goes.
+fn doubtful(told: &Told<'_>) -> Option<Failure> {
+    let doubtful = told.seen.owners.values().filter(|owner| **owner == Owner::Doubtful).count();
+    let ahead = told.seen.inventory.seen().values().filter(|file| is_dated_ahead(file, told.now));
+    let newest = ahead.max_by_key(|file| file.name.created_at(file.modified)).filter(|_| doubtful > 0)?;
+    let what = format!(
+        "{doubtful} snapshots of the {} look older than {}, which is dated ahead of this machine's clock",
+        told.seen.storage, newest.name
+    );
+    let how = format!("etcd-snapshot-operator delete {}", newest.name);
+    Some(Failure::new("clock", format!("{what}; they go up, and none is removed until somebody has looked at the clock and runs {how}")))
 }
 
 /// Objects that are gone though nobody here removed them.

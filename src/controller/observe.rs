@@ -38,7 +38,7 @@ pub async fn observe<S: Store>(parts: &Parts<'_, S>) -> (Observed, Vec<Failure>)
     };
     let around = around(parts, &inventory, &surroundings).await;
     let seen = Observed {
-        owners: judge(&parts.storage, &us, inventory.seen()),
+        owners: judge(&parts.storage, &us, inventory.seen(), shared.now()),
         storage: parts.storage.clone(),
         shape: Shape { program: shared.settings.program, bucket_lookup: shared.cache.has_bucket_lookup() },
         us,

@@ -83,7 +83,8 @@ impl View<'_> {
                 }
             }
             Action::Upload(file, _) => {
-                let ours = self.seen.owners.get(&file.name) == Some(&Owner::Ours) && self.seen.us.cluster.is_some();
+                let owner = self.seen.owners.get(&file.name);
+                let ours = owner.is_some_and(|owner| owner.is_ours_as_it_seems()) && self.seen.us.cluster.is_some();
                 if !self.is_complete() {
                     Some(Veto::Incomplete)
                 } else if !ours || !self.is_seen(file) {
@@ -179,7 +180,7 @@ impl View<'_> {
         let seen = self.seen.inventory.seen().get(&file.name).is_some_and(|listed| listed == file) && file.at_rest;
         let ours = match self.seen.owners.get(&file.name) {
             Some(Owner::Ours) => true,
-            Some(Owner::AnotherHistory) => self.policy.asked.takes_over(),
+            Some(owner) if owner.may_be_from_before_a_restore() => self.policy.asked.takes_over(),
             Some(Owner::Unknown) => {
                 file.known.is_none() && matches!(&self.seen.storage, Storage::Local { node } if file.name.names_node(node))
             }
@@ -193,7 +194,7 @@ impl View<'_> {
         let Some(known) = &file.known else { return false };
         let owner = match self.seen.owners.get(&file.name) {
             Some(Owner::Ours) => true,
-            Some(Owner::AnotherHistory) => self.policy.asked.takes_over(),
+            Some(owner) if owner.may_be_from_before_a_restore() => self.policy.asked.takes_over(),
             _ => false,
         };
         let cluster = match &self.seen.storage {

@@ -162,7 +162,7 @@ impl World {
         let us = self.us();
         let judge = if self.policy.keep.adopt_unlabelled { owners_adopting } else { owners };
         Observed {
-            owners: judge(&self.storage, &us, self.inventory.seen()),
+            owners: judge(&self.storage, &us, self.inventory.seen(), time(self.now)),
             us,
             storage: self.storage.clone(),
             place: place(&self.storage),

@@ -237,7 +237,7 @@ mod tests {
             };
             let us = Identity { node, cluster: ClusterId::new("uid"), member: Member::Silent };
             Observed {
-                owners: owners(&storage, &us, self.inventory.seen()),
+                owners: owners(&storage, &us, self.inventory.seen(), time(NOW)),
                 records: Some(self.records.values().map(|object| Arc::new(cached(object, Program::K3s))).collect()),
                 inventory: self.inventory.clone(),
                 shape: SHAPE,

@@ -3,7 +3,7 @@
 //! In: one storage's complete listing, whose each file is, and how many good ones to keep. Out: what goes, oldest first,
 //! each with its reason. It keeps on every doubt; the brake is [`super::check()`]'s.
 //!
-//! **What counts**: files of the base name that are ours, at rest, looked into, and whose name is not in the future. Good
+//! **What counts**: files of the base name that are ours beyond doubt, at rest, looked into, and whose name is not in the future. Good
 //! ones of them take places, N by each of three clocks: the time in the name, the last change, and etcd's raft index where
 //! the manifest tells it, which no jump of a node's clock touches. One that has a place by any of them stays.
 //!
@@ -137,7 +137,7 @@ impl<'a> Shelf<'a> {
             }
         };
         let mut going: Vec<_> = counted.iter().filter_map(|one| Some((*one, reason(one)?))).collect();
-        self.leave_what_tells_histories_apart(&mut going, keep);
+        self.leave_what_tells_histories_apart(&mut going, keep, now);
         going.sort_by_key(|(one, _)| (one.named, &one.file.name));
         going.into_iter().map(|(one, reason)| (one.file, reason)).collect()
     }
@@ -145,7 +145,7 @@ impl<'a> Shelf<'a> {
     /// The file with what its places depend on; None when retention is not about it.
     fn counted(&self, file: &'a SnapshotFile, base: &BaseName, take_over: bool, now: Timestamp) -> Option<Counted<'a>> {
         let owner = *self.owners.get(&file.name)?;
-        let ours = owner == Owner::Ours || take_over && owner == Owner::AnotherHistory;
+        let ours = owner == Owner::Ours || take_over && owner.may_be_from_before_a_restore();
         let known = file.known.as_ref().filter(|_| ours && file.at_rest)?;
         // Two that do not agree leave it in doubt; none leaves our own node.
         let node = match (&known.node, &known.manifest.node) {
@@ -173,14 +173,14 @@ impl<'a> Shelf<'a> {
 
     /// What stays of another history is told from ours by newer manifests, once our member has passed its raft index by
     /// them alone. Without them it would become ours and go, though nobody has looked. So those few stay as well.
-    fn leave_what_tells_histories_apart(&self, going: &mut Vec<(Counted<'a>, Reason)>, keep: &Keep) {
+    fn leave_what_tells_histories_apart(&self, going: &mut Vec<(Counted<'a>, Reason)>, keep: &Keep, now: Timestamp) {
         if going.is_empty() || !self.owners.values().any(|owner| *owner == Owner::AnotherHistory) {
             return;
         }
         let without_member = Identity { member: Member::Silent, ..self.us.clone() };
         let told = |listing: &Listing| {
             let judge = if keep.adopt_unlabelled { owners_adopting } else { owners };
-            judge(self.storage, &without_member, listing)
+            judge(self.storage, &without_member, listing, now)
         };
         let mut rest = self.listing.clone();
         for (one, _) in &*going {

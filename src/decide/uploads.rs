@@ -13,7 +13,7 @@ use super::retention::Shelf;
 use crate::record::Record;
 use crate::snapshot::owner::{owners, owners_adopting};
 use crate::snapshot::{
-    ClusterId, Complete, Digest, FileName, Identity, Inventory, Listing, NodeName, Owner, SnapshotFile, Storage, Upload, UploadId,
+    ClusterId, Complete, Digest, FileName, Identity, Inventory, Listing, NodeName, SnapshotFile, Storage, Upload, UploadId,
 };
 
 /// The uploads of this pass, newest first, and multipart uploads to be aborted since their file is not to go up any more.
@@ -89,7 +89,9 @@ fn waiting<'a>(
 ) -> Vec<&'a SnapshotFile> {
     let there = there(bucket, cluster, policy.keep.adopt_unlabelled);
     let files = all.listing().values();
-    let may_go = |file: &&SnapshotFile| file.is_good() && file.at_rest && seen.owners.get(&file.name) == Some(&Owner::Ours);
+    let may_go = |file: &&SnapshotFile| {
+        file.is_good() && file.at_rest && seen.owners.get(&file.name).is_some_and(|owner| owner.is_ours_as_it_seems())
+    };
     let lacking: Vec<&SnapshotFile> = files.filter(may_go).filter(|file| !is_there(file, &there)).collect();
     let is_open = |file: &&&SnapshotFile| match &policy.asked {
         Asked::Upload { .. } => policy.asked.uploads_again(&file.name),
@@ -158,10 +160,10 @@ fn kept_of<'a>(
     now: Timestamp,
 ) -> BTreeSet<&'a FileName> {
     let judge = if keep.adopt_unlabelled { owners_adopting } else { owners };
-    let owners = judge(storage, us, listing);
+    let owners = judge(storage, us, listing, now);
     let shelf = Shelf { storage, us, listing, owners: &owners, living };
     let going: BTreeSet<&FileName> = shelf.going(keep, false, now).into_iter().map(|(file, _)| &file.name).collect();
-    listing.keys().filter(|name| owners[*name] == Owner::Ours && !going.contains(name)).collect()
+    listing.keys().filter(|name| owners[*name].is_ours_as_it_seems() && !going.contains(name)).collect()
 }
 
 /// The object that a local file becomes, with the age of the file: that it changed in the bucket just now makes no old one new.

@@ -46,6 +46,8 @@ pub mod reason {
     pub const DELETION_BRAKED: &str = "ETCDSnapshotDeletionBraked";
     /// On the Node: the bucket holds another history of our cluster.
     pub const BUCKET_CONTESTED: &str = "ETCDSnapshotBucketContested";
+    /// On the Node: a snapshot is dated ahead of the clock, so that what was saved after it looks older.
+    pub const DATED_AHEAD: &str = "ETCDSnapshotDatedAhead";
     /// On the Node: a snapshot was saved that does not count as good: no quorum, or an alarm.
     pub const NO_QUORUM: &str = "ETCDSnapshotNoQuorum";
     /// On the Node: etcd has an alarm that takes nothing from its snapshots, such as NOSPACE.

@@ -121,11 +121,11 @@ impl FileKind {
             (None, _) => Self::Unverified,
             (_, Owner::AnotherCluster) => Self::AnotherCluster,
             (_, Owner::AnotherHistory) => Self::AnotherHistory,
-            (Some(known), Owner::Unknown | Owner::Ours) if matches!(known.verdict, Verdict::Damaged(_)) => Self::Damaged,
+            (Some(known), Owner::Unknown | Owner::Ours | Owner::Doubtful) if matches!(known.verdict, Verdict::Damaged(_)) => Self::Damaged,
             (_, Owner::Unknown) => Self::Unknown,
-            (_, Owner::Ours) if file.is_good() => Self::Good,
-            (Some(known), Owner::Ours) if known.verdict == Verdict::Plausible => Self::Plausible,
-            (_, Owner::Ours) => Self::Whole,
+            (_, Owner::Ours | Owner::Doubtful) if file.is_good() => Self::Good,
+            (Some(known), Owner::Ours | Owner::Doubtful) if known.verdict == Verdict::Plausible => Self::Plausible,
+            (_, Owner::Ours | Owner::Doubtful) => Self::Whole,
         }
     }
 }

@@ -17,7 +17,7 @@ pub mod annotation {
     pub const VERSION: &str = "etcd-snapshot-operator.dev/version";
     /// `whole`, `plausible`, `damaged` or `unverified`.
     pub const VERDICT: &str = "etcd-snapshot-operator.dev/verdict";
-    /// `ours`, `another-history` or `unknown`.
+    /// `ours`, `doubtful`, `another-history` or `unknown`.
     pub const OWNER: &str = "etcd-snapshot-operator.dev/owner";
     /// JSON of the manifest, without the keys' prefix.
     pub const MANIFEST: &str = "etcd-snapshot-operator.dev/manifest";

@@ -2,7 +2,9 @@
 //!
 //! A restore starts a new history: etcd's raft index falls, while its cluster id stays if URLs and token stay. A file is
 //! of another history when something surely newer has another etcd cluster id or a lower raft index. Only what is ours
-//! is ever counted, uploaded or deleted.
+//! is ever counted or deleted. The word of a file that is dated ahead of the clock is doubtful: it may be that clock which
+//! was wrong, and all that was saved after it was set back looks older. So what only such a file speaks against goes up
+//! like ours, and is kept like another history.
 
 use std::collections::BTreeMap;
 
@@ -37,6 +39,8 @@ pub enum Member {
 pub enum Owner {
     /// Our cluster's and of its present history.
     Ours,
+    /// Ours, but for the word of files that are dated ahead: it goes up and is a copy, takes no place and is never deleted.
+    Doubtful,
     /// Our cluster's, from before a restore: it keeps its record, is not counted and never deleted.
     AnotherHistory,
     /// It has no record here, is not counted and never deleted.
@@ -50,22 +54,42 @@ impl Owner {
     pub fn word(self) -> &'static str {
         match self {
             Self::Ours => "ours",
+            Self::Doubtful => "doubtful",
             Self::AnotherHistory => "another-history",
             Self::AnotherCluster => "another-cluster",
             Self::Unknown => "unknown",
         }
+    }
+
+    /// Whether it may go up, and is a copy of what we have now.
+    pub fn is_ours_as_it_seems(self) -> bool {
+        matches!(self, Self::Ours | Self::Doubtful)
+    }
+
+    /// Whether removing it takes somebody who has looked: `--take-over`.
+    pub fn may_be_from_before_a_restore(self) -> bool {
+        matches!(self, Self::AnotherHistory | Self::Doubtful)
     }
 }
 
 /// How much newer a manifest must be, by name and by change, before it speaks about an older one: skew and lag make no history.
 const SURELY_NEWER: SignedDuration = SignedDuration::from_mins(5);
 
+/// Whether a file's name is of a time that is surely yet to come.
+pub fn is_dated_ahead(file: &SnapshotFile, now: Timestamp) -> bool {
+    surely_newer(file.name.created_at(file.modified), now)
+}
+
 /// Whose each file of a listing is. Files not looked into are [`Owner::Unknown`].
-pub fn owners(storage: &Storage, us: &Identity, listing: &Listing) -> BTreeMap<FileName, Owner> {
-    let newer = told_by_newer(storage, us, listing);
+pub fn owners(storage: &Storage, us: &Identity, listing: &Listing, now: Timestamp) -> BTreeMap<FileName, Owner> {
+    let ahead = |file: &SnapshotFile| is_dated_ahead(file, now);
+    let newer = told_by_newer(storage, us, listing, |file| !ahead(file));
+    let newer_or_ahead = if listing.values().any(ahead) { told_by_newer(storage, us, listing, |_| true) } else { BTreeMap::new() };
+    let breaks = |told: &BTreeMap<&FileName, Together>, file: &SnapshotFile, history: &History| {
+        told.get(&file.name).is_some_and(|newer| newer.breaks(history))
+    };
     let of_another_history = |file: &SnapshotFile, history: &History| {
-        matches!(&us.member, Member::At(member) if history.is_broken_by(member))
-            || newer.get(&file.name).is_some_and(|newer| newer.breaks(history))
+        matches!(&us.member, Member::At(member) if history.is_broken_by(member)) || breaks(&newer, file, history)
     };
     let mut found: BTreeMap<FileName, Owner> = listing
         .values()
@@ -74,12 +98,13 @@ pub fn owners(storage: &Storage, us: &Identity, listing: &Listing) -> BTreeMap<F
                 (Cluster::Another, _) => Owner::AnotherCluster,
                 (Cluster::Unknown, _) => Owner::Unknown,
                 (Cluster::Ours, Some(history)) if of_another_history(file, history) => Owner::AnotherHistory,
+                (Cluster::Ours, Some(history)) if breaks(&newer_or_ahead, file, history) => Owner::Doubtful,
                 (Cluster::Ours, _) => Owner::Ours,
             };
             (file.name.clone(), owner)
         })
         .collect();
-    if found.values().any(|owner| *owner == Owner::AnotherHistory) {
+    if found.values().any(|owner| owner.may_be_from_before_a_restore()) {
         // Beside another history, a file that does not tell its own may be of either.
         for (name, owner) in &mut found {
             let tells = listing[name].known.as_ref().is_some_and(|known| known.manifest.history.is_some());
@@ -92,14 +117,14 @@ pub fn owners(storage: &Storage, us: &Identity, listing: &Listing) -> BTreeMap<F
 }
 
 /// The same with `etcd-s3-adopt-unlabelled`: an object that shows no cluster id counts as one that shows ours.
-pub fn owners_adopting(storage: &Storage, us: &Identity, listing: &Listing) -> BTreeMap<FileName, Owner> {
+pub fn owners_adopting(storage: &Storage, us: &Identity, listing: &Listing, now: Timestamp) -> BTreeMap<FileName, Owner> {
     let mut adopted = listing.clone();
     for known in adopted.values_mut().filter_map(|file| file.known.as_mut()) {
         if known.cluster.is_none() && (known.manifest.cluster.is_none() || known.manifest.cluster == us.cluster) {
             known.cluster.clone_from(&us.cluster);
         }
     }
-    owners(storage, us, &adopted)
+    owners(storage, us, &adopted, now)
 }
 
 /// Whether one file alone tells that another, which it is surely newer than, is of another history.
@@ -175,14 +200,19 @@ impl Together {
     }
 }
 
-/// What the good manifests of our cluster say together about each file that they are surely newer than, both by name and
-/// by change. Files are asked in the order of falling name time, over a Fenwick tree of the change times, so that ten
-/// thousand files cost no square.
-fn told_by_newer<'a>(storage: &Storage, us: &Identity, listing: &'a Listing) -> BTreeMap<&'a FileName, Together> {
+/// What the good manifests of our cluster, as far as they may speak, say together about each file that they are surely
+/// newer than, both by name and by change. Files are asked in the order of falling name time, over a Fenwick tree of the
+/// change times, so that ten thousand files cost no square.
+fn told_by_newer<'a>(
+    storage: &Storage,
+    us: &Identity,
+    listing: &'a Listing,
+    may_speak: impl Fn(&SnapshotFile) -> bool,
+) -> BTreeMap<&'a FileName, Together> {
     let times = |file: &SnapshotFile| (file.name.created_at(file.modified), file.modified);
     let mut good: Vec<_> = listing
         .values()
-        .filter(|file| file.is_good() && cluster(storage, us, file) == Cluster::Ours)
+        .filter(|file| file.is_good() && may_speak(file) && cluster(storage, us, file) == Cluster::Ours)
         .filter_map(|file| Some((times(file), file.known.as_ref()?.manifest.history.as_ref()?)))
         .collect();
     if good.is_empty() {
@@ -266,8 +296,11 @@ mod tests {
         files.into_iter().map(|file| (file.name.clone(), file)).collect()
     }
 
+    /// Later than all of them.
+    const NOW: Timestamp = Timestamp::constant(1_000_000, 0);
+
     fn words(storage: &Storage, files: Vec<SnapshotFile>) -> Vec<&'static str> {
-        owners(storage, &us(), &listing(files)).into_values().map(Owner::word).collect()
+        owners(storage, &us(), &listing(files), NOW).into_values().map(Owner::word).collect()
     }
 
     #[test]
@@ -331,8 +364,8 @@ mod tests {
         stranger.known.as_mut().unwrap().cluster = ClusterId::new("another");
         let all = listing(vec![unlabelled(1000, ""), unlabelled(2000, "uid"), unlabelled(3000, "another"), stranger]);
         let words = |owners: BTreeMap<FileName, Owner>| owners.into_values().map(Owner::word).collect::<Vec<_>>();
-        assert_eq!(words(owners_adopting(&bucket(), &us(), &all)), ["ours", "ours", "unknown", "another-cluster"]);
-        assert_eq!(words(owners(&bucket(), &us(), &all)), ["unknown", "unknown", "unknown", "another-cluster"]);
+        assert_eq!(words(owners_adopting(&bucket(), &us(), &all, NOW)), ["ours", "ours", "unknown", "another-cluster"]);
+        assert_eq!(words(owners(&bucket(), &us(), &all, NOW)), ["unknown", "unknown", "unknown", "another-cluster"]);
     }
 
     #[test]
@@ -345,28 +378,56 @@ mod tests {
             (Member::At(History { etcd_cluster: "d".into(), raft_index: 99 }), "another-history"),
         ] {
             let us = Identity { member: member.clone(), ..us() };
-            assert_eq!(owners(&bucket(), &us, &all).into_values().map(Owner::word).collect::<Vec<_>>(), [word], "{member:?}");
+            assert_eq!(owners(&bucket(), &us, &all, NOW).into_values().map(Owner::word).collect::<Vec<_>>(), [word], "{member:?}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_dated_ahead_speaks_of_doubt_only() {
+        // Saved in this order: the second while the clock ran ahead.
+        let files =
+            || vec![object(1000, 1000, Some(("c", 50))), object(90_000, 90_000, Some(("c", 60))), object(2000, 2000, Some(("c", 70)))];
+        let at = |now| owners(&bucket(), &us(), &listing(files()), Timestamp::from_second(now).unwrap()).into_values();
+        assert_eq!(at(2100).map(Owner::word).collect::<Vec<_>>(), ["ours", "doubtful", "ours"]);
+        // Its own date has come: nothing tells it from a restore any more.
+        assert_eq!(at(90_000).map(Owner::word).collect::<Vec<_>>(), ["ours", "another-history", "ours"]);
+
+        let mut of_k3s = files();
+        of_k3s.push(object(2500, 2500, None));
+        // By an honest file or by the member it is known.
+        let mut restored = files();
+        restored.push(object(2900, 2900, Some(("c", 65))));
+        let now = Timestamp::from_second(3000).unwrap();
+        let words = |files| owners(&bucket(), &us(), &listing(files), now).into_values().map(Owner::word).collect::<Vec<_>>();
+        assert_eq!(words(of_k3s), ["ours", "doubtful", "unknown", "ours"]);
+        assert_eq!(words(restored), ["ours", "another-history", "doubtful", "ours"]);
     }
 
     proptest! {
         /// The tree answers what comparing every pair answers.
         #[test]
-        fn the_fast_answer_is_the_plain_one(files in proptest::collection::vec((0..20_i64, 0..20_i64, 0..3_usize, 0..5_u64), 0..40)) {
+        fn the_fast_answer_is_the_plain_one(
+            files in proptest::collection::vec((0..20_i64, 0..20_i64, 0..3_usize, 0..5_u64), 0..40),
+            now in 0..25_i64,
+        ) {
+            let now = Timestamp::from_second(now * 100).unwrap();
             let all = listing(files.iter().map(|(name, change, id, index)| {
                 object(name * 100, change * 100, (*id > 0).then(|| (["", "a", "b"][*id], *index)))
             }).collect());
-            let fast = owners(&bucket(), &us(), &all);
+            let fast = owners(&bucket(), &us(), &all, now);
             let history = |file: &SnapshotFile| file.known.as_ref().unwrap().manifest.history.clone();
             let time = |file: &SnapshotFile| file.name.time().unwrap();
             for file in all.values() {
                 let Some(mine) = history(file) else { continue };
-                let plain = all.values().any(|other| {
+                let speaks = |other: &&SnapshotFile| {
                     surely_newer(time(other), time(file)) && surely_newer(other.modified, file.modified)
                         && history(other).is_some_and(|newer| mine.is_broken_by(&newer))
-                });
+                };
+                let plain = all.values().any(|other| speaks(&other));
+                let honest = all.values().filter(|other| !surely_newer(time(other), now)).any(|other| speaks(&other));
                 prop_assert_eq!(plain, all.values().any(|other| tells_of_another_history(other, file)));
-                prop_assert_eq!(fast[&file.name] == Owner::AnotherHistory, plain);
+                prop_assert_eq!(fast[&file.name] == Owner::AnotherHistory, honest);
+                prop_assert_eq!(fast[&file.name] == Owner::Doubtful, plain && !honest);
             }
         }
     }

@@ -29,14 +29,14 @@ use crate::uploads::uploads;
 
 /// One moment in the life of an etcd, as a sidecar tells it.
 #[derive(Clone, Debug)]
-struct Moment {
+pub struct Moment {
     etcd_cluster: String,
     raft_index: u64,
 }
 
 impl Moment {
     /// Where this member is.
-    async fn of(etcd: &Etcd) -> Result<Self> {
+    pub async fn of(etcd: &Etcd) -> Result<Self> {
         let status: Value = serde_json::from_str(&etcd.etcdctl(["endpoint", "status", "--write-out", "json"]).await?)?;
         let status = &status[0]["Status"];
         let id = status["header"]["cluster_id"].as_u64().with_context(|| format!("no cluster id in {status}"))?;
@@ -54,14 +54,19 @@ impl Moment {
         })
         .to_string()
     }
+
+    /// Puts the sidecar of a snapshot that was saved then beside the directory.
+    pub async fn write_sidecar(&self, site: &Site, name: &str, bytes: &[u8]) -> Result<()> {
+        let sidecars = site.snapshots().join("../.metadata");
+        std::fs::create_dir_all(&sidecars)?;
+        Ok(std::fs::write(sidecars.join(name), self.sidecar(&site.node, &site.kubernetes.cluster_id().await?, bytes))?)
+    }
 }
 
 /// Puts a snapshot of that moment into the directory, saved and last changed so many hours ago.
 async fn place(site: &Site, hours: u64, moment: &Moment) -> Result<String> {
     let (name, bytes) = (site.name(hours_ago(hours)?), snapshots::tiny(hours));
-    let sidecars = site.snapshots().join("../.metadata");
-    std::fs::create_dir_all(&sidecars)?;
-    std::fs::write(sidecars.join(&name), moment.sidecar(&site.node, &site.kubernetes.cluster_id().await?, &bytes))?;
+    moment.write_sidecar(site, &name, &bytes).await?;
     snapshots::age(&site.place(&name, &bytes)?, hours * HOUR)?;
     Ok(name)
 }

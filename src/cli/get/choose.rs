@@ -57,10 +57,10 @@ pub fn latest<'a>(
         }
     };
     let us = Identity { node: node.clone(), cluster: cluster.cloned(), member: Member::Silent };
-    let wanted = if cluster.is_some() { Owner::Ours } else { Owner::Unknown };
-    let owners = owners(storage, &us, listing);
+    let is_wanted = |owner: &Owner| if cluster.is_some() { owner.is_ours_as_it_seems() } else { *owner == Owner::Unknown };
+    let owners = owners(storage, &us, listing, now);
     let mut ours: Vec<&SnapshotFile> =
-        listing.values().filter(|file| file.known.is_some() && owners.get(&file.name) == Some(&wanted)).collect();
+        listing.values().filter(|file| file.known.is_some() && owners.get(&file.name).is_some_and(is_wanted)).collect();
     if ours.is_empty() {
         return Err(none_of(storage, cluster, &there));
     }

@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -188,7 +189,7 @@ async fn verify(directory: &Directory, listed: &Listed, seen: &mut Seen, stop: &
 /// Adds what one storage showed.
 fn add(seen: &mut Seen, (storage, place, listed): (&Storage, &Place, Listed), us: &Identity, records: Option<&Records>, shape: Shape) {
     let Listed { inventory, failures } = listed;
-    let owners = owners(storage, us, inventory.seen());
+    let owners = owners(storage, us, inventory.seen(), Timestamp::now());
     let complete = matches!(inventory, Inventory::Complete(_)) && failures.is_empty();
     let looked = Looked { storage, place, listing: inventory.seen(), complete, owners: &owners };
     let (rows, notes) = rows(&looked, records, shape);

@@ -234,7 +234,7 @@ fn row_of(record: &Record, object: &ETCDSnapshotFile) -> Row {
 fn owner_of(object: &ETCDSnapshotFile) -> Owner {
     let annotations = object.metadata.annotations.as_ref();
     let word = annotations.and_then(|all| all.get(crate::record::content::annotation::OWNER)).map(String::as_str);
-    [Owner::Ours, Owner::AnotherHistory].into_iter().find(|owner| word == Some(owner.word())).unwrap_or(Owner::Unknown)
+    [Owner::Ours, Owner::Doubtful, Owner::AnotherHistory].into_iter().find(|owner| word == Some(owner.word())).unwrap_or(Owner::Unknown)
 }
 
 fn is_ready(object: &ETCDSnapshotFile) -> bool {

@@ -8,7 +8,6 @@ use std::fmt::Write as _;
 use crate::cli::terminal::Paint;
 
 use super::row::{Row, State};
-use crate::snapshot::Owner;
 
 const HEADINGS: [&str; 7] = ["Name", "Location", "Size", "Created", "State", "Owner", "Record"];
 const LOCATION: usize = 1;
@@ -88,7 +87,7 @@ fn pairs(all: &[Cells], rows: &[Row], paint: Paint) -> String {
 
 fn coloured(row: &Row, text: &str, paint: Paint) -> String {
     match row.state {
-        State::Good if row.owner == Owner::Ours => paint.green(text),
+        State::Good if row.owner.is_ours_as_it_seems() => paint.green(text),
         State::Damaged => paint.red(text),
         State::Suspect => paint.yellow(text),
         State::Good | State::Plausible | State::Unverified | State::Writing => text.to_string(),
@@ -100,6 +99,7 @@ mod tests {
     use super::super::row::Recorded;
     use super::*;
     use crate::record::ETCDSnapshotFile;
+    use crate::snapshot::Owner;
     use jiff::Timestamp;
 
     fn row(name: &str, state: State, owner: Owner) -> Row {

@@ -4,11 +4,13 @@
 //! At most four parts are in memory. Nobody's upload is touched but those whose ids we were given, or found under keys of ours.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::ready;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use futures::TryStreamExt as _;
+use futures::StreamExt as _;
 use jiff::Timestamp;
 
 use super::Bucket;
@@ -156,12 +158,22 @@ impl Bucket {
         }
     }
 
-    /// Sends every part that has not arrived. Returns all of them when together they are the file that was verified.
+    /// Sends every part that has not arrived. Returns all of them when together they are the file that was verified. When one fails,
+    /// no further one is begun, and those under way come to their end: what has arrived is not sent again.
     async fn send_parts(&self, going: &Outgoing, id: &UploadId, arrived: &Parts) -> Result<Vec<CompletedPart>, S3Error> {
         let file = going.shared().map_err(|error| self.unreadable(going, &error))?;
-        let reading = source::parts(file, going.size, self.sizes.part_of(going.size)).map_err(|error| self.unreadable(going, &error));
-        let sending = reading.map_ok(|part| self.send_part(going, id, part, arrived)).try_buffer_unordered(AT_ONCE);
-        let mut done: Vec<Done> = sending.try_collect().await?;
+        let failed = &AtomicBool::new(false);
+        let reading =
+            source::parts(file, going.size, self.sizes.part_of(going.size)).take_while(|_| ready(!failed.load(Ordering::Relaxed)));
+        let sending = reading.map(|part| async move {
+            let sent = match part {
+                Ok(part) => self.send_part(going, id, part, arrived).await,
+                Err(error) => Err(self.unreadable(going, &error)),
+            };
+            sent.inspect_err(|_| failed.store(true, Ordering::Relaxed))
+        });
+        let done: Vec<Result<Done, S3Error>> = sending.buffer_unordered(AT_ONCE).collect().await;
+        let mut done: Vec<Done> = done.into_iter().collect::<Result<_, _>>()?;
         done.sort_by_key(|part| part.number);
         if done.last().and_then(|part| part.whole) != Some(going.sha256) {
             return Err(self.changed(going));

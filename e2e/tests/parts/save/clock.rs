@@ -61,7 +61,7 @@ async fn pass(directory: &Directory, member: &Member, asked: Asked) -> Result<Op
     };
     let storage = directory.storage();
     let seen = Observed {
-        owners: owners(&storage, &us, inventory.seen()),
+        owners: owners(&storage, &us, inventory.seen(), clock()),
         place: InRecords::Local { dir: directory.path().display().to_string(), node: us.node.clone(), has_node_object: true },
         shape: Shape { program: Program::K3s, bucket_lookup: true },
         records: None,

@@ -135,12 +135,13 @@ async fn a_disk_that_gets_full_in_the_middle_of_a_save_is_one_failure_and_the_ne
     ensure!(taken.load(Ordering::Relaxed), "it failed of something else");
     let failed = operator
         .until("a record of the failure", async |_| {
+            // Later attempts find too little space, and may have records already.
+            let why = |record: &kube::api::DynamicObject| record.data["status"]["error"]["message"].to_string();
             let records = saver.site.local_records().await?;
-            records.into_iter().find(|record| !record.data["status"]["error"].is_null()).context("none yet")
+            let whys: Vec<String> = records.iter().map(why).collect();
+            records.into_iter().find(|record| why(record).contains("was full after")).with_context(|| format!("{whys:?}"))
         })
         .await?;
-    let why = failed.data["status"]["error"]["message"].as_str().unwrap_or_default();
-    ensure!(why.contains("was full after"), "{why}");
     let files = names_in(&dir)?;
     ensure!(!files.iter().any(|name| name.starts_with('.')) && !files.iter().any(|name| name == file(&failed)), "{files:?}");
 

@@ -1,5 +1,6 @@
 //! The agent saves on schedule: what a save leaves behind, what is told of it, and when there is none.
 
+mod ahead;
 mod ill;
 mod kills;
 mod slow_bucket;
