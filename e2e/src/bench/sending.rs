@@ -1,6 +1,7 @@
 //! A save that goes up to a bucket, raw and compressed, beside etcd's own client, zip and the client of AWS, one after the other.
 //!
-//! Ours is what a person types: `save` by hand, from the start of the process to its end. Theirs is what a CronJob does.
+//! Ours is what a person types: `save` by hand, from the start of the process to its end. Theirs is what a CronJob does. Each goes to
+//! two servers: all of them share two processors here, and what a server does with what it is given counts for both alike.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use super::report::{Section, Spread, mebibytes, times};
 use super::world::World;
 use crate::etcd::{DEFAULT_SET, Etcd};
 use crate::hand::Hand;
+use crate::minio::Minio;
 use crate::site::{FOLDER, Site};
 use crate::tools;
 
@@ -38,11 +40,17 @@ struct Taken {
 
 /// Adds the rows of one member.
 pub async fn measure(section: &mut Section, world: &World, etcd: &Etcd, mebibytes: u32, pairs: u32) -> Result<()> {
-    for how in [How::Raw, How::Zip] {
+    let minio = Minio::start().await?;
+    for (how, server, s3) in [
+        (How::Raw, "SeaweedFS", &world.site.s3),
+        (How::Raw, "MinIO", minio.access()),
+        (How::Zip, "SeaweedFS", &world.site.s3),
+        (How::Zip, "MinIO", minio.access()),
+    ] {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for pair in 0..pairs {
             // Of their own each time: what a server keeps of deleted objects would fill a disk.
-            let site = Site::on(world.api.access(), &world.site.s3).await?;
+            let site = Site::on(world.api.access(), s3).await?;
             if pair.is_multiple_of(2) {
                 ours.push(our_way(&site, etcd, how).await?);
                 theirs.push(their_way(&site, etcd, how).await?);
@@ -50,14 +58,17 @@ pub async fn measure(section: &mut Section, world: &World, etcd: &Etcd, mebibyte
                 theirs.push(their_way(&site, etcd, how).await?);
                 ours.push(our_way(&site, etcd, how).await?);
             }
+            for key in site.bucket.keys().await? {
+                site.bucket.delete(&key).await?;
+            }
             site.bucket.client.delete_bucket().bucket(&site.bucket.name).send().await.context("delete the bucket")?;
         }
-        rows(section, how, mebibytes, &ours, &theirs);
+        rows(section, (how, server), mebibytes, &ours, &theirs);
     }
     Ok(())
 }
 
-fn rows(section: &mut Section, how: How, size: u32, ours: &[Taken], theirs: &[Taken]) {
+fn rows(section: &mut Section, (how, server): (How, &str), size: u32, ours: &[Taken], theirs: &[Taken]) {
     let spread = |all: &[Taken]| Spread::new(all.iter().map(|one| one.time).collect());
     let shown = |all: &[Taken]| {
         let peak = all.iter().map(|one| one.peak).max().unwrap_or_default();
@@ -67,7 +78,7 @@ fn rows(section: &mut Section, how: How, size: u32, ours: &[Taken], theirs: &[Ta
         How::Raw => ("upload", "`etcdctl snapshot save && aws s3 cp`"),
         How::Zip => ("compress and upload", "`etcdctl snapshot save && zip -6 && aws s3 cp`"),
     };
-    section.row(format!("save {size} MiB, {what}, by hand, with its sidecar"), shown(ours));
+    section.row(format!("save {size} MiB, {what} to {server}, by hand, with its sidecar"), shown(ours));
     section.row(format!("– {peer}"), shown(theirs));
     section.row("– theirs in ours", times(spread(theirs).median(), spread(ours).median()));
     if how == How::Zip {

@@ -129,6 +129,9 @@ fn what_is_not_good_not_ours_or_not_at_rest_stays_here_and_takes_no_place_there(
     assert_eq!(world.plan(), [up(1)], "another history's");
     world.policy.asked = Asked::Prune { take_over: true };
     assert!(world.plan().is_empty(), "whoever prunes uploads nothing");
+    // Only by the word of a file whose clock ran ahead.
+    let ahead = [good(-9 * HOUR).but(at_index(60)), good(HOUR).but(at_index(70))];
+    assert_eq!(self::world(2, ahead).plan(), [up(-9), up(1)]);
     // That it is of another history may only the bucket tell.
     world.policy.asked = Asked::Nothing;
     world.inventory = complete([good(9 * HOUR).but(at_index(50))]);
