@@ -10,10 +10,20 @@ use etcd_snapshot_operator::storage::{Memory, Store as _};
 use super::*;
 use crate::etcd::{Cluster, Server};
 
+/// The versions of etcd.
+const VERSIONS: [&str; 4] = ["etcd-3.4", "etcd-3.5", "etcd-3.6", "etcd-3.7"];
+
 #[tokio::test]
 async fn a_member_without_quorum_is_saved_and_the_snapshot_is_not_good() -> Result<()> {
+    for set in VERSIONS {
+        without_quorum_it_is_not_good(set).await.context(set)?;
+    }
+    Ok(())
+}
+
+async fn without_quorum_it_is_not_good(set: &str) -> Result<()> {
     let place = Place::new()?;
-    let mut cluster = Cluster::start(3, &[]).await?;
+    let mut cluster = Cluster::start_version(set, 3, &[]).await?;
     cluster.etcdctl(&["put", "key", "value"]).await?;
     let directory = place.open()?;
     for at in 0..3 {
@@ -31,7 +41,7 @@ async fn a_member_without_quorum_is_saved_and_the_snapshot_is_not_good() -> Resu
     ensure!(listed.len() == 5 && listed.values().filter(|file| file.is_good()).count() == 4, "{listed:?}");
 
     let raw = Save::of(&last, &directory).run().await?;
-    let mut restored = Etcd::restored(DEFAULT_SET, &place.path().join(raw.file.as_str())).await?;
+    let mut restored = Etcd::restored(set, &place.path().join(raw.file.as_str())).await?;
     ensure!(restored.etcdctl(["get", "key", "--print-value-only"]).await?.trim() == "value");
     restored.stop().await;
     Ok(())
@@ -55,8 +65,15 @@ async fn a_snapshot_of_a_restored_cluster_is_of_another_history() -> Result<()> 
 
 #[tokio::test]
 async fn a_learner_is_refused_and_nothing_is_written() -> Result<()> {
+    for set in VERSIONS {
+        a_learner_is_refused(set).await.context(set)?;
+    }
+    Ok(())
+}
+
+async fn a_learner_is_refused(set: &str) -> Result<()> {
     let place = Place::new()?;
-    let mut cluster = Cluster::start(1, &[]).await?;
+    let mut cluster = Cluster::start_version(set, 1, &[]).await?;
     cluster.members.push(Server::new());
     let peer = cluster.members[1].peer_url();
     cluster.etcdctl(&["member", "add", "m1", "--learner", "--peer-urls", &peer]).await?;
@@ -71,8 +88,15 @@ async fn a_learner_is_refused_and_nothing_is_written() -> Result<()> {
 
 #[tokio::test]
 async fn alarms_are_noted_and_with_corrupt_it_is_saved_and_not_good() -> Result<()> {
+    for set in VERSIONS {
+        with_corrupt_it_is_not_good(set).await.context(set)?;
+    }
+    Ok(())
+}
+
+async fn with_corrupt_it_is_not_good(set: &str) -> Result<()> {
     let place = Place::new()?;
-    let etcd = Etcd::start().await?;
+    let etcd = Etcd::start_version(set).await?;
     etcd.etcdctl(["put", "key", "value"]).await?;
     let (source, directory) = (at(&etcd)?, place.open()?);
     let id = source.status().await?.member.0.to_string();

@@ -1,9 +1,13 @@
 //! The agent saves on schedule: what a save leaves behind, what is told of it, and when there is none.
 
+mod corrupt;
 mod ill;
 mod kills;
+mod order;
+mod restarts;
 mod slow_bucket;
 mod whole_cluster;
+mod without_api;
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read as _};
@@ -100,6 +104,23 @@ pub fn is_whole(path: &Path) -> Result<()> {
 pub fn sidecar(site: &Site, name: &str) -> Result<BTreeMap<String, String>> {
     let path = site.snapshots().with_file_name(".metadata").join(name);
     Ok(serde_json::from_slice(&std::fs::read(&path).with_context(|| format!("read {}", path.display()))?)?)
+}
+
+/// When a snapshot was taken, by its name.
+fn taken(name: &str) -> Result<f64> {
+    let seconds = name.trim_end_matches(".zip").rsplit('-').next().context("no time")?;
+    Ok(seconds.parse::<u32>().with_context(|| format!("the time in {name}"))?.into())
+}
+
+/// Waits until the newest good snapshot in this storage is the one of this time.
+async fn newest_good(operator: &mut Operator, storage: &str, taken: f64) -> Result<()> {
+    operator
+        .until(&format!("the newest good one in the storage {storage} to be of {taken}"), async |operator| {
+            let now = operator.metrics().await?.get("etcd_snapshot_last_good_timestamp_seconds", &[("storage", storage)])?;
+            ensure!((now - taken).abs() < 0.5, "it is of {now}");
+            Ok(())
+        })
+        .await
 }
 
 /// Waits until a run of the schedule more than before ended like this.
@@ -330,32 +351,4 @@ async fn another_save_at_work_and_a_learner_are_skipped_and_are_no_failure() -> 
     ensure!(counted(&operator, RUNS, &[("outcome", "failed")]).await? < 0.5);
     ensure!(counted(&operator, "etcd_snapshot_consecutive_failures", &[]).await? < 0.5);
     Ok(())
-}
-
-#[tokio::test]
-async fn without_an_api_server_saves_and_uploads_go_on() -> Result<()> {
-    let saver = Saver::new().await?;
-    let (api, kubeconfig) = saver.site.api.proxied(saver.site.scratch())?;
-    let mut operator = saver.operator().env("KUBECONFIG", kubeconfig).start().await?;
-    runs(&mut operator, "done").await?;
-    operator.until("a record", async |_| saver.site.local_records().await?.pop().context("none")).await?;
-    api.cut();
-    runs(&mut operator, "done").await?;
-    let newest = saver.files()?.pop().context("none")?;
-    operator
-        .until("a snapshot from that time in the bucket", async |_| {
-            saver.site.bucket.get(&saver.site.key(&newest)).await?;
-            ensure!(saver.files()?.last() > Some(&newest), "no save since");
-            Ok(())
-        })
-        .await?;
-    ensure!(counted(&operator, RUNS, &[("outcome", "failed")]).await? < 0.5);
-    api.restore();
-    operator
-        .until("records of all", async |_| {
-            let records = saver.site.local_records().await?;
-            ensure!(records.iter().any(|record| file(record) == newest && ready(record)), "none of {newest}");
-            Ok(())
-        })
-        .await
 }
