@@ -9,7 +9,8 @@ use e2e::shared::Shared;
 use e2e::site::Site;
 use e2e::snapshots;
 use e2e::wait;
-use kube::api::DynamicObject;
+use futures::StreamExt as _;
+use kube::api::{DynamicObject, WatchEvent, WatchParams};
 use sha2::{Digest as _, Sha256};
 
 use crate::invariants::{Left, as_found, invariants};
@@ -144,6 +145,7 @@ async fn an_object_that_changes_has_the_record_of_what_it_is_now() -> Result<()>
     // Replaced between its listing and its HEAD.
     site.put_ours(&name, bytes.clone()).await?;
     let held = s3.when(On::method("HEAD").path(&format!("*/{name}")), Fault::Hold);
+    let mut told = site.kubernetes.records().watch(&WatchParams::default(), "0").await?.boxed();
     let setup = site.operator_with_bucket().flag("--etcd-s3-endpoint", s3.endpoint());
     let mut operator = setup.start().await?;
     operator
@@ -170,6 +172,17 @@ async fn an_object_that_changes_has_the_record_of_what_it_is_now() -> Result<()>
             .await
     };
     size_becomes(&mut operator, larger.len()).await?;
+    // What was listed and then asked for was never told as one.
+    let first = async {
+        loop {
+            match told.next().await.context("the watch ended")?? {
+                WatchEvent::Added(record) if record.data["spec"]["s3"]["bucket"] == site.bucket.name.as_str() => return anyhow::Ok(record),
+                _ => {}
+            }
+        }
+    };
+    let first = tokio::time::timeout(wait::PATIENCE, first).await.context("nobody told of the record")??;
+    ensure!(first.data["status"]["size"] == larger.len().to_string(), "the record of what was replaced: {:?}", first.data);
 
     // Replaced between its HEAD and the GET of its sidecar, which is replaced as well.
     let held = s3.when(On::get().path(&format!("*/.metadata/{name}")), Fault::Hold);

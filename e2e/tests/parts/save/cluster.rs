@@ -13,6 +13,11 @@ use crate::etcd::{Cluster, Server};
 /// The versions of etcd.
 const VERSIONS: [&str; 4] = ["etcd-3.4", "etcd-3.5", "etcd-3.6", "etcd-3.7"];
 
+/// Waits until the member's cluster has a leader that a quorum follows.
+async fn has_quorum(member: &Member) -> Result<()> {
+    wait::until("a quorum", async || if member.linearizable().await? { Ok(()) } else { bail!("none") }).await
+}
+
 #[tokio::test]
 async fn a_member_without_quorum_is_saved_and_the_snapshot_is_not_good() -> Result<()> {
     for set in VERSIONS {
@@ -27,11 +32,13 @@ async fn without_quorum_it_is_not_good(set: &str) -> Result<()> {
     cluster.etcdctl(&["put", "key", "value"]).await?;
     let directory = place.open()?;
     for at in 0..3 {
+        has_quorum(&cluster.member(at)?).await?;
         let saved = Save::of(&cluster.member(at)?, &directory).run().await?;
         ensure!(saved.quorum && saved.is_good(), "member {at}: {saved:?}");
     }
     cluster.kill(1);
     let last = cluster.member(0)?;
+    has_quorum(&last).await?;
     ensure!(Save::of(&last, &directory).run().await?.quorum, "two of three are a quorum");
     cluster.kill(2);
     let saved = Save::of(&last, &directory).zip().run().await?;

@@ -28,6 +28,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::common::{complained_about, counted, file, name, ready, rises};
 use crate::etcd::{Cluster, Server};
+use crate::look::annotation;
 
 const RUNS: &str = "etcd_snapshot_schedule_runs_total";
 const K3S: &str = "etcd.k3s.cattle.io/local-snapshots-timestamp";
@@ -123,6 +124,15 @@ async fn newest_good(operator: &mut Operator, storage: &str, taken: f64) -> Resu
         .await
 }
 
+/// The slots of which a log says that a save of them began.
+fn slots(operator: &Operator) -> Vec<String> {
+    let slot = |line: &str| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        (line["message"] == "a snapshot is due").then(|| line["slot"].to_string())
+    };
+    operator.log().lines().filter_map(slot).collect()
+}
+
 /// Waits until a run of the schedule more than before ended like this.
 async fn runs(operator: &mut Operator, outcome: &str) -> Result<()> {
     let before = counted(operator, RUNS, &[("outcome", outcome)]).await?;
@@ -165,7 +175,8 @@ async fn saved_and_told(saver: &Saver, compress: bool) -> Result<()> {
         .until("a snapshot that is recorded here and in the bucket", async |_| {
             let first = saver.files()?.first().cloned().context("none yet")?;
             let (local, bucket) = (site.local_records().await?, site.bucket_records().await?);
-            let recorded = |all: &[kube::api::DynamicObject]| all.iter().any(|record| file(record) == first && ready(record));
+            let whole = |record: &kube::api::DynamicObject| annotation(record, "verdict") == Some("whole") && ready(record);
+            let recorded = |all: &[kube::api::DynamicObject]| all.iter().any(|record| file(record) == first && whole(record));
             ensure!(recorded(&local) && recorded(&bucket), "{first}: {} and {} records", local.len(), bucket.len());
             Ok(first)
         })
@@ -192,6 +203,9 @@ async fn saved_and_told(saver: &Saver, compress: bool) -> Result<()> {
     let shown = head.metadata().cloned().unwrap_or_default();
     ensure!(shown.get("k3s-token-hash").map(String::as_str) == Some("9f86d081884c") && shown["k3s-cluster-id"] == cluster, "{shown:?}");
 
+    // What is counted is counted a moment after it can be seen.
+    rises(&mut operator, RUNS, &[("outcome", "done")], 0.5).await?;
+    rises(&mut operator, "etcd_snapshot_save_s3_duration_seconds_count", &[("status", "success")], 0.5).await?;
     let metrics = operator.metrics().await?;
     for part in ["save", "save_local", "save_s3"] {
         let count = |status| metrics.get(&format!("etcd_snapshot_{part}_duration_seconds_count"), &[("status", status)]);

@@ -8,7 +8,6 @@ use kube::api::{DynamicObject, WatchEvent, WatchParams};
 
 use super::*;
 use crate::invariants::sha256;
-use crate::look::annotation;
 
 /// Follows the records of a site until so many snapshots are ready in its directory and in its bucket, and looks at once, whenever
 /// one is heard to be, for what should be there.

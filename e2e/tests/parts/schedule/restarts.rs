@@ -13,7 +13,8 @@ async fn after_a_restart_the_last_success_and_the_last_good_one_are_shown_before
         runs(&mut operator, "done").await?;
     }
     ensure!(operator.terminate().await?.success());
-    let newest = taken(&saver.files()?.pop().context("none")?)?;
+    let name = saver.files()?.pop().context("none")?;
+    let newest = taken(&name)?;
 
     // One that saves nothing any more brings up what has not gone up yet.
     let setup = site.operator_with_bucket().flag("--etcd-endpoint", saver.etcd.endpoint());
@@ -22,6 +23,13 @@ async fn after_a_restart_the_last_success_and_the_last_good_one_are_shown_before
         newest_good(&mut operator, storage, newest).await?;
     }
     backlog(&mut operator, 0.0, 0.0).await?;
+    operator
+        .until("it to be known as uploaded", async |_| {
+            let record = crate::common::local_record(site, &name).await?;
+            ensure!(annotation(&record, "upload").is_some_and(|told| told.contains(r#""phase":"done""#)), "{record:?}");
+            Ok(())
+        })
+        .await?;
     ensure!(operator.terminate().await?.success());
 
     let mut operator = setup.start().await?;
