@@ -9,12 +9,13 @@ use super::outcome::Outcome;
 use super::shared::Shared;
 use super::verify;
 use super::voice::Turn;
+use crate::decide::successes::successes;
 use crate::decide::{Action, Checked, Mode, Observed, Policy, Reason, Step};
 use crate::health::Part;
 use crate::kubernetes::events::{Event, Kind, Regarding, reason};
 use crate::metrics::{self, Census, Operation};
 use crate::record::RecordName;
-use crate::snapshot::{Failure, FileName, Inventory, SnapshotFile, Storage, Upload};
+use crate::snapshot::{Failure, FileName, Inventory, Storage};
 
 /// What is said when a pass may write nothing for want of knowledge.
 const K3S_UNKNOWN: &str = "nothing is written, since nobody could say whether K3s is at work: its mark on the Nodes could not be read";
@@ -73,8 +74,11 @@ pub fn report(told: &Told<'_>, shared: &Shared) -> bool {
     let is_started = |step: &Step| matches!(step.action, Action::Verify(_) | Action::Upload(..));
     let given_up = steps().any(|(step, outcome)| *outcome == Outcome::Abandoned && !is_started(step));
     holdings(seen, shared);
-    for (operation, at) in successes(seen, told.now) {
-        shared.metrics.succeeded(operation, at);
+    let known = successes(seen, told.now);
+    for (operation, at) in [(Operation::Save, known.save), (Operation::SaveLocal, known.save), (Operation::SaveS3, known.upload)] {
+        if let Some(at) = at {
+            shared.metrics.succeeded(operation, at);
+        }
     }
     let (planned, done) = (told.outcomes.len(), steps().filter(|(_, outcome)| **outcome == Outcome::Done).count());
     if planned > 0 {
@@ -150,27 +154,6 @@ fn holdings(seen: &Observed, shared: &Shared) {
         Storage::S3 { .. } => surroundings.k3s_anywhere_until(shared.settings.interval),
     };
     shared.health.k3s_at_work((&seen.storage).into(), until.filter(|until| *until > shared.now()));
-}
-
-/// When saves and uploads of this node succeeded, as far as its directory and state show it: what this process may have been started
-/// too late to see. A time to come was noted by a clock that has been set back since.
-fn successes(seen: &Observed, now: Timestamp) -> Vec<(Operation, Timestamp)> {
-    let Storage::Local { node } = &seen.storage else { return Vec::new() };
-    let files = || seen.inventory.seen().values();
-    let saved = |file: &SnapshotFile| {
-        let manifest = &file.known.as_ref()?.manifest;
-        if manifest.node.as_ref() == Some(node) { manifest.rest.get("time")?.parse().ok() } else { None }
-    };
-    let bucket = seen.around.bucket.as_ref().map(|bucket| bucket.storage.id());
-    let went_up = |file: &&SnapshotFile| {
-        let uploads = seen.around.uploads.get(&file.name);
-        uploads.zip(bucket.as_ref()).and_then(|(uploads, bucket)| uploads.get(bucket)) == Some(&Upload::Done)
-    };
-    let saves = files().filter_map(saved).filter(|at| *at <= now).max();
-    let taken = |file: &SnapshotFile| file.name.created_at(file.modified).min(file.modified);
-    let uploads = files().filter(went_up).map(taken).filter(|at| *at <= now).max();
-    let known = [(Operation::Save, saves), (Operation::SaveLocal, saves), (Operation::SaveS3, uploads)];
-    known.into_iter().filter_map(|(operation, at)| Some((operation, at?))).collect()
 }
 
 impl Shared {

@@ -21,7 +21,7 @@ async fn has_quorum(member: &Member) -> Result<()> {
 #[tokio::test]
 async fn a_member_without_quorum_is_saved_and_the_snapshot_is_not_good() -> Result<()> {
     for set in VERSIONS {
-        without_quorum_it_is_not_good(set).await.context(set)?;
+        Box::pin(without_quorum_it_is_not_good(set)).await.context(set)?;
     }
     Ok(())
 }
@@ -73,7 +73,7 @@ async fn a_snapshot_of_a_restored_cluster_is_of_another_history() -> Result<()> 
 #[tokio::test]
 async fn a_learner_is_refused_and_nothing_is_written() -> Result<()> {
     for set in VERSIONS {
-        a_learner_is_refused(set).await.context(set)?;
+        Box::pin(a_learner_is_refused(set)).await.context(set)?;
     }
     Ok(())
 }
@@ -96,7 +96,7 @@ async fn a_learner_is_refused(set: &str) -> Result<()> {
 #[tokio::test]
 async fn alarms_are_noted_and_with_corrupt_it_is_saved_and_not_good() -> Result<()> {
     for set in VERSIONS {
-        with_corrupt_it_is_not_good(set).await.context(set)?;
+        Box::pin(with_corrupt_it_is_not_good(set)).await.context(set)?;
     }
     Ok(())
 }

@@ -165,20 +165,20 @@ async fn whole_and_later_in_one_history(set: &'static str, rounds: usize) -> Res
 
 #[tokio::test]
 async fn through_changes_of_the_leader_every_snapshot_of_etcd_3_4_is_whole_and_later_in_one_history() -> Result<()> {
-    whole_and_later_in_one_history("etcd-3.4", 2).await
+    Box::pin(whole_and_later_in_one_history("etcd-3.4", 2)).await
 }
 
 #[tokio::test]
 async fn through_changes_of_the_leader_every_snapshot_of_etcd_3_5_is_whole_and_later_in_one_history() -> Result<()> {
-    whole_and_later_in_one_history("etcd-3.5", 2).await
+    Box::pin(whole_and_later_in_one_history("etcd-3.5", 2)).await
 }
 
 #[tokio::test]
 async fn through_changes_of_the_leader_every_snapshot_of_etcd_3_6_is_whole_and_later_in_one_history() -> Result<()> {
-    whole_and_later_in_one_history("etcd-3.6", 4).await
+    Box::pin(whole_and_later_in_one_history("etcd-3.6", 4)).await
 }
 
 #[tokio::test]
 async fn through_changes_of_the_leader_every_snapshot_of_etcd_3_7_is_whole_and_later_in_one_history() -> Result<()> {
-    whole_and_later_in_one_history("etcd-3.7", 2).await
+    Box::pin(whole_and_later_in_one_history("etcd-3.7", 2)).await
 }
