@@ -9,10 +9,11 @@ use super::outcome::Outcome;
 use super::shared::Shared;
 use super::verify;
 use super::voice::Turn;
+use crate::decide::successes::successes;
 use crate::decide::{Action, Checked, Mode, Observed, Policy, Reason, Step};
 use crate::health::Part;
 use crate::kubernetes::events::{Event, Kind, Regarding, reason};
-use crate::metrics::{self, Census};
+use crate::metrics::{self, Census, Operation};
 use crate::record::RecordName;
 use crate::snapshot::{Failure, FileName, Inventory, Storage};
 
@@ -73,6 +74,12 @@ pub fn report(told: &Told<'_>, shared: &Shared) -> bool {
     let is_started = |step: &Step| matches!(step.action, Action::Verify(_) | Action::Upload(..));
     let given_up = steps().any(|(step, outcome)| *outcome == Outcome::Abandoned && !is_started(step));
     holdings(seen, shared);
+    let known = successes(seen, told.now);
+    for (operation, at) in [(Operation::Save, known.save), (Operation::SaveLocal, known.save), (Operation::SaveS3, known.upload)] {
+        if let Some(at) = at {
+            shared.metrics.succeeded(operation, at);
+        }
+    }
     let (planned, done) = (told.outcomes.len(), steps().filter(|(_, outcome)| **outcome == Outcome::Done).count());
     if planned > 0 {
         tracing::debug!(storage = %seen.storage, files = seen.inventory.seen().len(), planned, done, "the pass has ended");

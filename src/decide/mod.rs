@@ -10,6 +10,7 @@ pub mod plan;
 pub mod records;
 pub mod retention;
 pub mod schedule;
+pub mod successes;
 #[cfg(test)]
 mod tests;
 pub mod uploads;

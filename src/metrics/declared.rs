@@ -111,7 +111,7 @@ pub(super) const LAST_SUCCESS: Metric = metric(
     "etcd_snapshot_last_success_timestamp_seconds",
     Kind::Gauge,
     &[OPERATION],
-    "When an operation last succeeded, in Unix seconds; 0 when it has not since this process started. reconcile_s3 is shown by the bucket's leader only and starts at 0 with its leadership; save and its parts are absent until one has succeeded. Alert when reconcile_local or reconcile_s3 is more than three reconcile intervals ago.",
+    "When an operation last succeeded, in Unix seconds; 0 when it has not since this process started. reconcile_s3 is shown by the bucket's leader only and starts at 0 with its leadership. save and save_local are after a restart when the newest snapshot that was saved on this node, save_s3 when the newest of its directory that went up to this bucket was taken; absent while there is none. Alert when reconcile_local or reconcile_s3 is more than three reconcile intervals ago.",
 );
 pub(super) const LAST_GOOD: Metric = metric(
     "etcd_snapshot_last_good_timestamp_seconds",

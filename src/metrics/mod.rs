@@ -177,6 +177,13 @@ impl Metrics {
         }
     }
 
+    /// An operation succeeded at this time or later, be it before this process began.
+    pub fn succeeded(&self, operation: Operation, at: Timestamp) {
+        let _held = self.leadership();
+        let last = self.last_success.with_label_values(&[operation.word()]);
+        last.set(last.get().max(unix(at)));
+    }
+
     /// What a storage holds. A bucket's is ignored unless this agent leads it.
     pub fn holds(&self, storage: StorageKind, census: &Census) {
         let leadership = self.leadership();

@@ -221,6 +221,24 @@ fn an_operation_is_timed_by_its_status_and_only_a_success_is_one() {
 }
 
 #[test]
+fn a_success_from_before_the_start_is_shown_and_takes_nothing_from_a_newer_one() {
+    let metrics = Metrics::new(None);
+    let last = "etcd_snapshot_last_success_timestamp_seconds";
+    let shown = || {
+        let families = scrape(&metrics);
+        let series = families[last].series.iter().find(|(name, _)| *name == format!("{last}{{operation=\"save_local\"}}"));
+        series.map(|(_, value)| value.clone())
+    };
+    assert_eq!(shown(), None);
+    let before = NOW - jiff::SignedDuration::from_secs(60);
+    metrics.succeeded(Operation::SaveLocal, before);
+    assert_eq!(shown().as_deref(), Some("1763799940.25"));
+    metrics.ended(Operation::SaveLocal, Status::Success, Duration::ZERO, NOW);
+    metrics.succeeded(Operation::SaveLocal, before);
+    assert_eq!(shown().as_deref(), Some("1763800000.25"));
+}
+
+#[test]
 fn the_backlog_is_shown_while_there_is_a_bucket() {
     let metrics = Metrics::new(None);
     let shown = || {

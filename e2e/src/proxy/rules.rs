@@ -152,6 +152,11 @@ pub enum Fault {
     CutBody(u64),
     /// The answer's body passes through this.
     Rewrite(Rewriter),
+    /// The answer shows this header instead of its own.
+    Header(&'static str, &'static str),
+    /// Its body goes on at so many bytes a second and stands still after so many; the rest goes on when the test says
+    /// [`super::Handle::release`]. A body in chunks goes on as it comes.
+    Trickle(u64, u64),
     /// The object or objects of an S3 server's answer were last changed so much earlier.
     Older(Duration),
     /// The server gets the request without this header. One that was signed is taken only by a server that asks for no signature.

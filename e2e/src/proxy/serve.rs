@@ -3,6 +3,7 @@
 use std::io::Result;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::io::{
@@ -14,7 +15,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::age::{age_head, age_listing};
 use super::rules::{Fault, Reply, Rules};
-use super::wire::{Head, collect, relay};
+use super::wire::{Body, Head, collect, relay};
 use super::{Line, Setup, State};
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -108,7 +109,14 @@ async fn exchange(client: &mut Peer, server: &mut Peer, rules: &Mutex<Rules>) ->
         Some((Fault::Unheard(header), _)) => request.remove(header),
         Some((Fault::Asking(name, value), _)) => request.ask(name, value),
         Some((
-            Fault::CutRequest(_) | Fault::LoseAnswer | Fault::HoldAnswer | Fault::CutBody(_) | Fault::Rewrite(_) | Fault::Older(_),
+            Fault::CutRequest(_)
+            | Fault::LoseAnswer
+            | Fault::HoldAnswer
+            | Fault::CutBody(_)
+            | Fault::Rewrite(_)
+            | Fault::Header(..)
+            | Fault::Trickle(..)
+            | Fault::Older(_),
             _,
         ))
         | None => {}
@@ -128,7 +136,11 @@ async fn exchange(client: &mut Peer, server: &mut Peer, rules: &Mutex<Rules>) ->
     // Both at once: a server may answer, or ask to go on, before the whole request is there.
     let mut sent = false;
     let keep = {
-        let mut forwarding = pin!(relay(&mut client.read, &mut server.write, request.request_body(), None));
+        let slow = match &taken {
+            Some((Fault::Trickle(a_second, most), held)) => Some((*a_second, *most, held.clone())),
+            _ => None,
+        };
+        let mut forwarding = pin!(forward(&mut client.read, &mut server.write, request.request_body(), slow));
         let mut answering = pin!(response(&mut server.read, &mut client.write, &method, taken));
         loop {
             tokio::select! {
@@ -147,6 +159,28 @@ async fn exchange(client: &mut Peer, server: &mut Peer, rules: &Mutex<Rules>) ->
         After::Keep => Ok(sent && !request.closes()),
         After::Close => Ok(false),
     }
+}
+
+/// Passes a request's body on, slowly if asked: so many bytes a second, and no more than so many while it is held.
+async fn forward(
+    from: &mut BufReader<ReadHalf<Box<dyn Stream>>>,
+    to: &mut WriteHalf<Box<dyn Stream>>,
+    body: Body,
+    slow: Option<(u64, u64, watch::Receiver<bool>)>,
+) -> Result<()> {
+    let (Some((a_second, most, mut held)), Body::Length(length)) = (slow, body) else { return relay(from, to, body, None).await };
+    let mut sent = 0;
+    while sent < length && *held.borrow() {
+        let next = (a_second / 10).max(1).min(most - sent).min(length - sent);
+        if next == 0 {
+            let _ = held.wait_for(|held| !held).await;
+            break;
+        }
+        relay(from, to, Body::Length(next), None).await?;
+        sent += next;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    relay(from, to, Body::Length(length - sent), None).await
 }
 
 enum After {
@@ -196,13 +230,18 @@ async fn response(
                 age_head(&mut head, *by);
                 None
             }
+            Some(Fault::Header(name, value)) => {
+                head.remove(name);
+                head.headers.push(((*name).to_owned(), format!(" {value}")));
+                None
+            }
             Some(Fault::CutBody(bytes)) => Some(*bytes),
             _ => None,
         };
         client.write_all(&head.bytes()).await?;
         client.flush().await?;
         relay(server, client, body, limit).await?;
-        return Ok(if head.closes() || body == super::wire::Body::UntilClose { After::Close } else { After::Keep });
+        return Ok(if head.closes() || body == Body::UntilClose { After::Close } else { After::Keep });
     }
 }
 

@@ -9,7 +9,9 @@ use e2e::shared::Shared;
 use e2e::site::Site;
 use e2e::snapshots;
 use e2e::wait;
-use kube::api::DynamicObject;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use kube::api::{DynamicObject, WatchEvent, WatchParams};
 use sha2::{Digest as _, Sha256};
 
 use crate::invariants::{Left, as_found, invariants};
@@ -135,6 +137,16 @@ async fn a_key_of_three_hundred_characters_has_a_record() -> Result<()> {
     invariants(operator, &setup, &site, &Left::default()).await
 }
 
+/// The first record of the site's bucket that a watch tells of.
+async fn first_of(told: &mut BoxStream<'_, kube::Result<WatchEvent<DynamicObject>>>, site: &Site) -> Result<DynamicObject> {
+    loop {
+        match told.next().await.context("the watch ended")?? {
+            WatchEvent::Added(record) if record.data["spec"]["s3"]["bucket"] == site.bucket.name.as_str() => return Ok(record),
+            _ => {}
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_object_that_changes_has_the_record_of_what_it_is_now() -> Result<()> {
     let site = Site::new().await?;
@@ -144,6 +156,7 @@ async fn an_object_that_changes_has_the_record_of_what_it_is_now() -> Result<()>
     // Replaced between its listing and its HEAD.
     site.put_ours(&name, bytes.clone()).await?;
     let held = s3.when(On::method("HEAD").path(&format!("*/{name}")), Fault::Hold);
+    let mut told = site.kubernetes.records().watch(&WatchParams::default(), "0").await?.boxed();
     let setup = site.operator_with_bucket().flag("--etcd-s3-endpoint", s3.endpoint());
     let mut operator = setup.start().await?;
     operator
@@ -170,6 +183,10 @@ async fn an_object_that_changes_has_the_record_of_what_it_is_now() -> Result<()>
             .await
     };
     size_becomes(&mut operator, larger.len()).await?;
+    // What was listed and then asked for was never told as one.
+    let first = tokio::time::timeout(wait::PATIENCE, first_of(&mut told, &site)).await.context("nobody told of the record")??;
+    let said = &first.data["status"]["size"];
+    ensure!(said.as_str() == Some(&format!("{}", larger.len())), "the record of what was replaced, of {said} bytes");
 
     // Replaced between its HEAD and the GET of its sidecar, which is replaced as well.
     let held = s3.when(On::get().path(&format!("*/.metadata/{name}")), Fault::Hold);

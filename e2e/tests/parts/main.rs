@@ -43,4 +43,5 @@ mod settings;
 mod stopping;
 mod stores;
 mod upload_faults;
+mod upload_lies;
 mod uploads;

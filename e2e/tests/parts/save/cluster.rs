@@ -10,18 +10,35 @@ use etcd_snapshot_operator::storage::{Memory, Store as _};
 use super::*;
 use crate::etcd::{Cluster, Server};
 
+/// The versions of etcd.
+const VERSIONS: [&str; 4] = ["etcd-3.4", "etcd-3.5", "etcd-3.6", "etcd-3.7"];
+
+/// Waits until the member's cluster has a leader that a quorum follows.
+async fn has_quorum(member: &Member) -> Result<()> {
+    wait::until("a quorum", async || if member.linearizable().await? { Ok(()) } else { bail!("none") }).await
+}
+
 #[tokio::test]
 async fn a_member_without_quorum_is_saved_and_the_snapshot_is_not_good() -> Result<()> {
+    for set in VERSIONS {
+        Box::pin(without_quorum_it_is_not_good(set)).await.context(set)?;
+    }
+    Ok(())
+}
+
+async fn without_quorum_it_is_not_good(set: &str) -> Result<()> {
     let place = Place::new()?;
-    let mut cluster = Cluster::start(3, &[]).await?;
+    let mut cluster = Cluster::start_version(set, 3, &[]).await?;
     cluster.etcdctl(&["put", "key", "value"]).await?;
     let directory = place.open()?;
     for at in 0..3 {
+        has_quorum(&cluster.member(at)?).await?;
         let saved = Save::of(&cluster.member(at)?, &directory).run().await?;
         ensure!(saved.quorum && saved.is_good(), "member {at}: {saved:?}");
     }
     cluster.kill(1);
     let last = cluster.member(0)?;
+    has_quorum(&last).await?;
     ensure!(Save::of(&last, &directory).run().await?.quorum, "two of three are a quorum");
     cluster.kill(2);
     let saved = Save::of(&last, &directory).zip().run().await?;
@@ -31,7 +48,7 @@ async fn a_member_without_quorum_is_saved_and_the_snapshot_is_not_good() -> Resu
     ensure!(listed.len() == 5 && listed.values().filter(|file| file.is_good()).count() == 4, "{listed:?}");
 
     let raw = Save::of(&last, &directory).run().await?;
-    let mut restored = Etcd::restored(DEFAULT_SET, &place.path().join(raw.file.as_str())).await?;
+    let mut restored = Etcd::restored(set, &place.path().join(raw.file.as_str())).await?;
     ensure!(restored.etcdctl(["get", "key", "--print-value-only"]).await?.trim() == "value");
     restored.stop().await;
     Ok(())
@@ -55,8 +72,15 @@ async fn a_snapshot_of_a_restored_cluster_is_of_another_history() -> Result<()> 
 
 #[tokio::test]
 async fn a_learner_is_refused_and_nothing_is_written() -> Result<()> {
+    for set in VERSIONS {
+        Box::pin(a_learner_is_refused(set)).await.context(set)?;
+    }
+    Ok(())
+}
+
+async fn a_learner_is_refused(set: &str) -> Result<()> {
     let place = Place::new()?;
-    let mut cluster = Cluster::start(1, &[]).await?;
+    let mut cluster = Cluster::start_version(set, 1, &[]).await?;
     cluster.members.push(Server::new());
     let peer = cluster.members[1].peer_url();
     cluster.etcdctl(&["member", "add", "m1", "--learner", "--peer-urls", &peer]).await?;
@@ -71,8 +95,15 @@ async fn a_learner_is_refused_and_nothing_is_written() -> Result<()> {
 
 #[tokio::test]
 async fn alarms_are_noted_and_with_corrupt_it_is_saved_and_not_good() -> Result<()> {
+    for set in VERSIONS {
+        Box::pin(with_corrupt_it_is_not_good(set)).await.context(set)?;
+    }
+    Ok(())
+}
+
+async fn with_corrupt_it_is_not_good(set: &str) -> Result<()> {
     let place = Place::new()?;
-    let etcd = Etcd::start().await?;
+    let etcd = Etcd::start_version(set).await?;
     etcd.etcdctl(["put", "key", "value"]).await?;
     let (source, directory) = (at(&etcd)?, place.open()?);
     let id = source.status().await?.member.0.to_string();

@@ -88,7 +88,7 @@ async fn invariants(place: &Place, reported: &BTreeSet<String>, checked: &mut BT
         ensure!(Sha256::digest(database).as_slice() == trailer, "{name} does not match its trailer");
         let told = &place.sidecar(name)?[&format!("{PREFIX}file-sha256")];
         ensure!(*told == Digest(Sha256::digest(&bytes).into()).to_string(), "{name}");
-        restores(&snapshot).await.with_context(|| format!("restore {name}"))?;
+        restores(DEFAULT_SET, &snapshot).await.with_context(|| format!("restore {name}"))?;
         checked.insert(name.clone());
     }
     // Whoever starts next can save at once.

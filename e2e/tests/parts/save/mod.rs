@@ -165,10 +165,10 @@ pub async fn fill(etcd: &Etcd, mebibytes: usize) -> Result<()> {
     Ok(())
 }
 
-/// Restores a snapshot with etcd's own tool, hash check on, which `snapshot status` leaves out. Returns what that prints of it.
-async fn restores(snapshot: &[u8]) -> Result<Value> {
+/// Restores a snapshot with this version's own tool, hash check on, which `snapshot status` leaves out. Returns what that prints of it.
+async fn restores(set: &str, snapshot: &[u8]) -> Result<Value> {
     let dir = scratch()?;
-    let (path, tool) = (dir.path().join("snapshot"), offline_tool(DEFAULT_SET)?);
+    let (path, tool) = (dir.path().join("snapshot"), offline_tool(set)?);
     std::fs::write(&path, snapshot)?;
     tools::run(&tool, ["snapshot".into(), "restore".into(), path.clone(), "--data-dir".into(), dir.path().join("data")]).await?;
     let status = ["snapshot".into(), "status".into(), path, "-w".into(), PathBuf::from("json")];

@@ -12,15 +12,6 @@ fn random(below: u64) -> u64 {
     RandomState::new().hash_one(()) % below
 }
 
-/// The slots of which a log says that a save of them began.
-fn slots(operator: &Operator) -> Vec<String> {
-    let slot = |line: &str| {
-        let line: Value = serde_json::from_str(line).ok()?;
-        (line["message"] == "a snapshot is due").then(|| line["slot"].to_string())
-    };
-    operator.log().lines().filter_map(slot).collect()
-}
-
 #[tokio::test]
 async fn killed_in_the_middle_of_saves_each_slot_has_one_attempt_and_nothing_half_is_left() -> Result<()> {
     let saver = Saver::new().await?;

@@ -1,4 +1,4 @@
-//! A bucket that takes nothing: slower than any line. The member feels nothing of it.
+//! A bucket at 1 Mbit/s, and slower than any line: one that takes nothing more. The member feels nothing of it.
 
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ use crate::boltdb::post;
 const ROUNDS: u64 = 20;
 const KEYS: usize = 16;
 const VALUE: usize = 100_000;
+/// 1 Mbit/s, as long as a test wants, and so much of each request that no whole snapshot goes up meanwhile.
+const SLOW: Fault = Fault::Trickle(125_000, 250_000);
 
 /// The streams of snapshots that this member has begun, ended, and closed the read transaction of.
 async fn streams(etcd: &Etcd) -> Result<[u64; 3]> {
@@ -25,11 +27,13 @@ async fn streams(etcd: &Etcd) -> Result<[u64; 3]> {
     Ok([of_grpc("grpc_server_started_total"), of_grpc("grpc_server_handled_total"), closed].map(|count| count.round() as u64))
 }
 
-/// Writes and compacts, and says by how many bytes the database has grown. What is freed is used again, but while somebody reads an
-/// old state of it.
-async fn growth(etcd: &Etcd, member: &Member) -> Result<u64> {
+/// Writes and compacts, and says by how many bytes the database has grown, which began without any room in it. What is freed is used
+/// again, but while somebody reads an old state of it. With `frees` each round waits until there is something to use.
+async fn growth(etcd: &Etcd, member: &Member, frees: bool) -> Result<u64> {
     let address = etcd.endpoint().trim_start_matches("http://").parse()?;
-    let before = member.status().await?.db_size;
+    let before = member.status().await?;
+    // The keys as they are, and as they were.
+    let most = before.db_in_use + 3 * KEYS as u64 * VALUE as u64;
     for round in 0..ROUNDS {
         for key in 0..KEYS {
             let letter = char::from(b'a' + u8::try_from((round + key as u64) % 26)?);
@@ -38,24 +42,32 @@ async fn growth(etcd: &Etcd, member: &Member) -> Result<u64> {
         }
         let revision = etcd.revision().await?;
         post(address, "kv/compaction", &json!({ "revision": revision.to_string(), "physical": true })).await?;
-        // The next write finds free what this one has freed.
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        if frees {
+            e2e::wait::until("what was compacted to be free", async || {
+                // Pages become free with the next write.
+                post(address, "kv/put", &json!({ "key": "next", "value": "next" })).await?;
+                let used = member.status().await?.db_in_use;
+                ensure!(used <= most, "{used} bytes are in use, and {most} would be enough");
+                Ok(())
+            })
+            .await?;
+        }
     }
-    Ok(member.status().await?.db_size - before)
+    Ok(member.status().await?.db_size - before.db_size)
 }
 
 #[tokio::test]
-async fn a_bucket_that_takes_nothing_makes_no_member_hold_a_snapshot_open() -> Result<()> {
+async fn a_bucket_at_a_megabit_a_second_makes_no_member_hold_a_snapshot_open() -> Result<()> {
     let saver = Saver::new().await?;
     crate::save::fill(&saver.etcd, 6).await?;
     let member = Member::new(EtcdAccess::new(&EtcdSettings { endpoint: saver.etcd.endpoint(), ..EtcdSettings::default() })?);
-    // Base64 has four letters for three bytes. Some of it goes where earlier rounds have left room.
+    // Base64 has four letters for three bytes.
     let written = ROUNDS * KEYS as u64 * VALUE as u64 * 3 / 4;
-    growth(&saver.etcd, &member).await?;
+    saver.etcd.etcdctl(["defrag"]).await?;
     // What would be so if a stream waited for somebody.
     let mut stream = member.snapshot(Duration::from_mins(1)).await?;
     stream.next().await?;
-    let held_open = growth(&saver.etcd, &member).await?;
+    let held_open = growth(&saver.etcd, &member, false).await?;
     drop(stream);
     ensure!(held_open > written / 3, "a transaction that is held open shows: {held_open} of {written}");
     e2e::wait::until("its end", async || {
@@ -64,22 +76,22 @@ async fn a_bucket_that_takes_nothing_makes_no_member_hold_a_snapshot_open() -> R
         Ok(())
     })
     .await?;
-    growth(&saver.etcd, &member).await?;
+    saver.etcd.etcdctl(["defrag"]).await?;
 
-    // By hand, so that it is one: saved, and its upload stands still.
+    // By hand, so that it is one: saved, and hardly anything of it has gone up.
     let s3 = saver.site.s3.proxied()?;
-    let line = s3.when(On::writes(), Fault::Hold);
+    let line = s3.when(On::writes(), SLOW);
     let [begun, ..] = streams(&saver.etcd).await?;
     let hand = Hand::new("save")?.on(&saver.site).with_kubernetes(&saver.site).flag("--etcd-endpoint", saver.etcd.endpoint());
     let running = hand.with_bucket_at(&saver.site, s3.endpoint()).start()?;
-    e2e::wait::until("an upload that stands still, and a stream that has ended", async || {
+    e2e::wait::until("an upload that has begun, and a stream that has ended", async || {
         ensure!(line.hits() > 0, "nothing goes up yet");
         ensure!(streams(&saver.etcd).await? == [begun + 1; 3], "{:?}", streams(&saver.etcd).await?);
         ensure!(snapshots_in(&saver.site.snapshots())?.len() == 1, "{:?}", snapshots_in(&saver.site.snapshots())?);
         Ok(())
     })
     .await?;
-    let meanwhile = growth(&saver.etcd, &member).await?;
+    let meanwhile = growth(&saver.etcd, &member, true).await?;
     ensure!(meanwhile < held_open / 2, "the database grew by {meanwhile}, and by {held_open} with a transaction held open");
     ensure!(saver.site.bucket.keys().await?.is_empty(), "{:?}", saver.site.bucket.keys().await?);
     line.release();
@@ -88,7 +100,7 @@ async fn a_bucket_that_takes_nothing_makes_no_member_hold_a_snapshot_open() -> R
     ensure!(saver.site.bucket.keys().await?.len() == 2, "{:?}", saver.site.bucket.keys().await?);
 
     // And on schedule: saves go on and end, one after the other, while nothing goes up.
-    let line = s3.when(On::writes(), Fault::Hold);
+    let line = s3.when(On::writes(), SLOW);
     let mut operator = saver.operator().flag("--etcd-s3-endpoint", s3.endpoint()).start().await?;
     for _ in 0..3 {
         runs(&mut operator, "done").await?;
