@@ -1,6 +1,7 @@
 //! The parts tier: the operator's binary and this package's own library against real servers. One module a topic; one binary,
 //! so that all tests share its threads.
 
+mod abandoned;
 mod agents;
 mod alerts;
 mod api_away;
