@@ -97,8 +97,10 @@ impl BucketLoop {
         };
         // Health keeps what the last listing said until the next one has ended.
         self.shared.voice.hear(&about(Part::Bucket), None);
+        let permit = Permit::Leading(leadership);
+        self.finish_removals(&connected, &permit).await;
         self.look_for_abandoned(&connected).await;
-        let passed = self.passed(&connected, Permit::Leading(leadership), self.sweep.left.clone()).await;
+        let passed = self.passed(&connected, permit, self.sweep.left.clone()).await;
         self.sweep.heard(&passed);
         Some(passed.end)
     }
@@ -129,6 +131,12 @@ impl BucketLoop {
             abandoned,
         };
         pass(&parts).await
+    }
+
+    /// What an earlier pass began to remove, and what was checked then. Costs nothing where nothing was cut.
+    async fn finish_removals(&self, connected: &Connected, permit: &Permit) {
+        let Some(finished) = permit.hold(Box::pin(connected.bucket.finish_removals())).await else { return };
+        self.shared.voice.hear("removing sidecars whose objects are gone", finished.err().map(|error| error.failure()).as_ref());
     }
 
     /// Multipart uploads of objects of ours that were begun long ago: looked for once a day, and not in the first hour, so that
