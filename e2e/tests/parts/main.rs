@@ -41,6 +41,7 @@ mod save;
 mod schedule;
 mod servers;
 mod settings;
+mod slow_down;
 mod stopping;
 mod stores;
 mod upload_faults;
