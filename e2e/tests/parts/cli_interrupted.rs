@@ -1,11 +1,12 @@
 //! Verbs by hand that are interrupted: by a signal, by a terminal that goes, by a line that is cut, by a disk that is full. Nothing half
 //! done is left, and the next run goes on.
 
+use std::fs::File;
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use e2e::hand::{Hand, Running};
 use e2e::process::Signal;
 use e2e::proxy::{Fault, FaultProxy, On};
@@ -70,6 +71,14 @@ async fn nothing_is_left(saver: &Saver) -> Result<()> {
     .await
 }
 
+/// A snapshot has its name before its save has ended.
+fn nobody_saves(saver: &Saver) -> Result<()> {
+    for state in std::fs::read_dir(saver.site.snapshots().with_file_name(".metadata").join(".state"))? {
+        File::open(state?.path().join("save.lock"))?.try_lock().context("the directory is held")?;
+    }
+    Ok(())
+}
+
 /// The next run saves, and an agent brings it to the bucket.
 async fn one_is_saved(saver: &Saver) -> Result<()> {
     let name = saved(&save(saver)?.run().await?.with(0)?.out)?;
@@ -129,6 +138,7 @@ async fn a_save_in_a_pod_does_not_stop_with_the_connection_and_none_does_that_wa
         let mut files = saver.files()?;
         files.retain(|name| *name != first);
         ensure!(files.len() == 1 && temporaries(&saver.site)?.is_empty(), "{files:?}");
+        nobody_saves(&saver)?;
         Ok(files.remove(0))
     })
     .await?;
