@@ -192,6 +192,11 @@ impl Running {
         Ok(terminal.flush().await?)
     }
 
+    /// Its process id.
+    pub fn id(&self) -> Result<u32> {
+        self.child.id().context("it has ended")
+    }
+
     /// To the operator; on a terminal, to the program that is it: killed, the terminal is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let id = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())).context("it has ended")?;

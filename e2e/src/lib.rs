@@ -12,6 +12,7 @@
 //! | another S3 server than that one | [`minio::Minio`] |
 //! | snapshots, whole and damaged | [`snapshots`] |
 //! | requests counted, delayed, dropped, answered wrongly | [`proxy::FaultProxy`] |
+//! | what an operator does once an hour or once a day | [`clock::Clock`] |
 //! | a Prometheus that scrapes operators, and the chart's alerts and dashboards | [`prometheus::Prometheus`], [`monitoring`] |
 //! | to wait | [`wait::until`] |
 //!
@@ -23,6 +24,7 @@
 pub mod apiserver;
 pub mod bench;
 pub mod certs;
+pub mod clock;
 pub mod etcd;
 pub mod hand;
 pub mod http;

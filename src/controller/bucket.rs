@@ -9,12 +9,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::outcome::Outcome;
 use super::parts::Parts;
 use super::pass::{Passed, pass};
 use super::permit::Permit;
 use super::run::{BeatPart, PassEnd};
 use super::shared::{Connected, Shared};
 use crate::config::{CaBundles, ConfigError, Lookup, S3Access, S3Layer, ca_config_map, read_certificates, resolve_s3};
+use crate::decide::{Action, Step};
 use crate::health::{Loop, Part};
 use crate::kubernetes::lease::{Election, Leadership, Timing};
 use crate::kubernetes::secret;
@@ -81,7 +83,6 @@ impl BucketLoop {
         super::surroundings::looked(&self.shared).await;
         let connected = self.connect(access).await;
         if leadership.until().is_none() {
-            self.sweep = Sweep::default();
             self.shared.metrics.leads(metrics::Leadership::Follower);
             self.shared.health.stands_down(Loop::Bucket);
             self.hear(Part::Bucket, connected.err().as_ref());
@@ -96,8 +97,12 @@ impl BucketLoop {
         };
         // Health keeps what the last listing said until the next one has ended.
         self.shared.voice.hear(&about(Part::Bucket), None);
-        let abandoned = self.abandoned(&connected).await;
-        Some(self.passed(&connected, Permit::Leading(leadership), abandoned).await.end)
+        let permit = Permit::Leading(leadership);
+        self.finish_removals(&connected, &permit).await;
+        self.look_for_abandoned(&connected).await;
+        let passed = self.passed(&connected, permit, self.sweep.left.clone()).await;
+        self.sweep.heard(&passed);
+        Some(passed.end)
     }
 
     /// One pass for a person, who needs no leadership: what a removal asks first makes it harmless beside the leader's. None
@@ -128,11 +133,17 @@ impl BucketLoop {
         pass(&parts).await
     }
 
+    /// What an earlier pass began to remove, and what was checked then. Costs nothing where nothing was cut.
+    async fn finish_removals(&self, connected: &Connected, permit: &Permit) {
+        let Some(finished) = permit.hold(Box::pin(connected.bucket.finish_removals())).await else { return };
+        self.shared.voice.hear("removing sidecars whose objects are gone", finished.err().map(|error| error.failure()).as_ref());
+    }
+
     /// Multipart uploads of objects of ours that were begun long ago: looked for once a day, and not in the first hour, so that
     /// neither a beat nor a restart costs a request for them.
-    async fn abandoned(&mut self, connected: &Connected) -> Vec<(FileName, UploadId)> {
+    async fn look_for_abandoned(&mut self, connected: &Connected) {
         if !self.sweep.is_due(Instant::now()) {
-            return Vec::new();
+            return;
         }
         let records = self.shared.cache.records().unwrap_or_default();
         let of_bucket = records.iter().filter(|record| record.storage.as_ref() == Some(connected.bucket.storage()));
@@ -141,7 +152,9 @@ impl BucketLoop {
         self.shared
             .voice
             .hear("looking for multipart uploads that nobody goes on with", found.as_ref().err().map(S3Error::failure).as_ref());
-        found.unwrap_or_default()
+        if let Ok(found) = found {
+            self.sweep.left = found;
+        }
     }
 
     /// Gives every Lease back. Nothing may be written after this.
@@ -203,6 +216,7 @@ impl BucketLoop {
             return running.leadership.clone();
         }
         self.resign();
+        self.sweep = Sweep::default();
         self.shared.metrics.leads(metrics::Leadership::Follower);
         let name = format!("{}-s3-{storage}", crate::kubernetes::OPERATOR);
         let (election, leadership) = Election::new(self.shared.client.clone(), &self.namespace, &name, &self.holder, Timing::default());
@@ -257,18 +271,31 @@ impl BucketLoop {
     }
 }
 
-/// When to look next for multipart uploads that nobody goes on with: as long as we lead, and not known before we do.
+/// When to look next for multipart uploads to one bucket that nobody goes on with, and what is left of those found. Not known before
+/// we lead. A leadership that is lost and won again goes on with it: else one that never lasts an hour would never look.
 #[derive(Debug, Default)]
-struct Sweep(Option<Instant>);
+struct Sweep {
+    due: Option<Instant>,
+    left: Vec<(FileName, UploadId)>,
+}
 
 impl Sweep {
     /// Whether it is time, for each pass of the leader.
     fn is_due(&mut self, now: Instant) -> bool {
-        let due = self.0.is_some_and(|at| at <= now);
-        if self.0.is_none() || due {
-            self.0 = now.checked_add(if due { SWEEP } else { FIRST_SWEEP });
+        let due = self.due.is_some_and(|at| at <= now);
+        if self.due.is_none() || due {
+            self.due = now.checked_add(if due { SWEEP } else { FIRST_SWEEP });
         }
         due
+    }
+
+    /// What could not be aborted is left for the next pass.
+    fn heard(&mut self, passed: &Passed) {
+        let is_aborted = |left: &(FileName, UploadId)| {
+            let is_it = |step: &Step| matches!(&step.action, Action::Abort(name, id) if (name, id) == (&left.0, &left.1));
+            passed.plan.steps().iter().zip(&passed.outcomes).any(|(step, outcome)| is_it(step) && *outcome == Outcome::Done)
+        };
+        self.left.retain(|left| !is_aborted(left));
     }
 }
 

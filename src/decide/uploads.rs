@@ -66,11 +66,14 @@ pub fn backlog<'a>(seen: &'a Observed, policy: &Policy, now: Timestamp) -> Vec<&
 }
 
 /// The multipart uploads that stand still and with which nobody goes on: in a directory's pass all but one of each file that
-/// waits to go up or is going.
+/// waits to go up or is going, in a bucket's those under the names of objects of ours.
 pub fn abandoned(seen: &Observed, policy: &Policy, now: Timestamp) -> Vec<Step> {
     let mut kept: BTreeSet<&FileName> = backlog(seen, policy, now).into_iter().map(|file| &file.name).collect();
     kept.retain(|name| !seen.around.busy.contains(*name));
-    let is_left = |(name, _): &&(FileName, UploadId)| !kept.remove(name) && !seen.around.busy.contains(name);
+    // What the state of this node remembers was begun by this node.
+    let of_this_node = matches!(seen.storage, Storage::Local { .. });
+    let is_ours = |name: &FileName| of_this_node || seen.owners.get(name) == Some(&Owner::Ours);
+    let is_left = |(name, _): &&(FileName, UploadId)| !kept.remove(name) && !seen.around.busy.contains(name) && is_ours(name);
     let left: Vec<_> = seen.around.abandoned.iter().filter(is_left).collect();
     left.into_iter().map(|(name, id)| Step::new(Action::Abort(name.clone(), id.clone()), Reason::Abandoned)).collect()
 }

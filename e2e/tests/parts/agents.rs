@@ -12,8 +12,9 @@ use e2e::site::Site;
 use e2e::{snapshots, wait};
 
 use crate::common::{RECORDS, all_ready, counted, local_beats, ready, rises, versions, writes};
-use crate::invariants::{Left, invariants};
+use crate::invariants::{Left, as_found, invariants};
 use crate::leases::{held_by, leases};
+use crate::look::bucket_passes;
 
 /// One agent of a bucket that it shares: its requests to the S3 server pass a proxy of its own.
 pub struct Agent {
@@ -94,6 +95,7 @@ async fn of_two_agents_one_lists_and_the_other_takes_over_when_it_ends() -> Resu
     first.forget();
     second.forget();
     local_beats(&mut leader, 3).await?;
+    bucket_passes(&mut leader, 2).await?;
     local_beats(&mut follower, 3).await?;
     ensure!(first.lists() >= 2 && second.s3.requests().is_empty(), "{} and {:?}", first.lists(), second.s3.requests());
     ensure!(shows_bucket(&leader).await? && !shows_bucket(&follower).await?);
@@ -114,10 +116,15 @@ async fn of_two_agents_one_lists_and_the_other_takes_over_when_it_ends() -> Resu
     ensure!(!holder.starts_with(&first.site.node), "the Lease is still held by {holder}");
     leads(&mut follower).await?;
     let newer = second.site.name(1_700_000_003);
-    first.site.bucket.put(&first.site.key(&newer), snapshots::tiny(3)).await?;
-    all_ready(&mut follower, &first.site, &[a], &[object, newer]).await?;
+    let key = first.site.key(&newer);
+    first.site.bucket.put(&key, snapshots::tiny(3)).await?;
+    all_ready(&mut follower, &first.site, slice::from_ref(&a), &[object.clone(), newer]).await?;
     ensure!(shows_bucket(&follower).await? && held_by(&second.site).await? == lease);
-    Ok(())
+    let (there, foreign) = ([a.clone(), b.clone(), object], as_found(&first.site.bucket, [key]).await?);
+    let left = |local: String| Left::new(&[local], &there).foreign(foreign.clone());
+    invariants(follower, &second.setup, &second.site, &left(b)).await?;
+    let back = first.setup.start().await?;
+    invariants(back, &first.setup, &first.site, &left(a)).await
 }
 
 #[tokio::test]
@@ -251,7 +258,8 @@ async fn agents_with_different_buckets_leave_each_other_alone() -> Result<()> {
     ensure!(held.0.len() == 1 && held.1.len() == 1 && held.0 != held.1, "{held:?}");
     // An agent that is given another bucket leaves the records of the first one as they are: its objects are still there.
     b.terminate().await?;
-    let mut moved = second.setup.clone().flag("--etcd-s3-bucket", &first.site.bucket.name).start().await?;
+    let setup = second.setup.clone().flag("--etcd-s3-bucket", &first.site.bucket.name);
+    let mut moved = setup.start().await?;
     a.terminate().await?;
     leads(&mut moved).await?;
     moved.beats(2).await?;
@@ -260,5 +268,9 @@ async fn agents_with_different_buckets_leave_each_other_alone() -> Result<()> {
         ensure!(held_by(&second.site).await? == held.0);
         Ok(())
     })
-    .await
+    .await?;
+    ensure!(second.site.bucket.keys().await? == [second.site.key(&other)]);
+    let mut site = second.site;
+    site.bucket = first.site.bucket.clone();
+    invariants(moved, &setup, &site, &Left::default()).await
 }

@@ -263,7 +263,8 @@ async fn a_bucket_of_many_pages_is_seen_as_a_whole_or_not_at_all() -> Result<()>
     let ours = [("k3s-cluster-id", cluster.as_str()), ("k3s-node-name", site.node.as_str())];
     let body = snapshots::tiny(1);
     site.bucket.put_many((0..MANY).map(|number| (site.key(&name(number)), body.clone())), &ours).await?;
-    let mut operator = site.operator_with_bucket().flag("--etcd-s3-endpoint", s3.endpoint()).start().await?;
+    let setup = site.operator_with_bucket().flag("--etcd-s3-endpoint", s3.endpoint());
+    let mut operator = setup.start().await?;
     let written = async |operator: &mut e2e::operator::Operator, action: &str, count: u64| {
         let labels = [("action", action), ("outcome", "done")];
         operator
@@ -294,5 +295,6 @@ async fn a_bucket_of_many_pages_is_seen_as_a_whole_or_not_at_all() -> Result<()>
     let left = site.bucket_records().await?;
     ensure!(left.len() == usize::from(MANY) - 2 && record(&left, &name(3)).is_err() && record(&left, &name(MANY - 3)).is_err());
     ensure!(value(&operator, "vetoes_total", &[]).await? == 0, "nothing had to be stopped at the last moment");
-    Ok(())
+    let left: Vec<String> = (0..MANY).filter(|number| ![3, MANY - 3].contains(number)).map(name).collect();
+    invariants(operator, &setup, &site, &Left::new(&[], &left)).await
 }

@@ -6,8 +6,11 @@ use e2e::proxy::{Fault, FaultProxy, Handle, On, Reply};
 use e2e::site::{FOLDER, Site};
 use e2e::snapshots;
 
-use crate::invariants::{Left, invariants};
+use crate::common::{complains, complaints};
+use crate::invariants::{Left, as_found, invariants};
 use crate::look::{bucket_becomes, bucket_passes, errors, expected, falls_ill, is_well, local_becomes, shown, states, value, warnings};
+use crate::retention::{hours_ago, put_good, whole};
+use crate::uploads::Uploading;
 
 /// A bucket with three objects behind a proxy, and an operator that has recorded them.
 struct Spoiled {
@@ -269,4 +272,51 @@ async fn one_object_that_may_not_be_read_costs_only_itself() -> Result<()> {
     bucket_becomes(&mut spoiled.operator, &spoiled.site, &all).await?;
     let left = [&known[1..], &[locked, open, late]].concat();
     spoiled.ends_well(&left).await
+}
+
+#[tokio::test]
+async fn a_removal_that_is_cut_between_object_and_sidecar_is_finished_and_no_other_sidecar_goes() -> Result<()> {
+    let up = Uploading::new().await?;
+    let site = &up.site;
+    up.age();
+    let mut objects = Vec::new();
+    for hours in [28, 27, 26, 25] {
+        objects.push(site.name(hours_ago(hours)?));
+        put_good(site, &site.bucket, &site.node, &objects[objects.len() - 1], &snapshots::tiny(hours)).await?;
+    }
+    // Sidecars alone, of which nobody knows where their objects are.
+    let cluster = site.kubernetes.cluster_id().await?;
+    let alone = [site.name(hours_ago(30)?), site.name(hours_ago(29)?)].map(|name| site.key(&format!(".metadata/{name}")));
+    site.bucket.put_with(&alone[0], "{}", &[("k3s-cluster-id", cluster.as_str())]).await?;
+    site.bucket.put(&alone[1], "{}").await?;
+    let foreign = as_found(&site.bucket, alone).await?;
+    // Of one the sidecar may not be deleted; of the other nobody hears that the object is.
+    let kept = up.s3.when(up.sidecar("DELETE", &objects[0]), Fault::s3(403, "AccessDenied"));
+    let unheard = up.s3.when(up.object("DELETE", &objects[1]), Fault::LoseAnswer);
+    let setup = up.setup.clone().flag("--etcd-s3-retention", "2");
+    let mut operator = setup.start().await?;
+    complains(&mut operator, r#""about":"removing sidecars whose objects are gone""#).await?;
+    bucket_becomes(&mut operator, site, &whole(&objects[2..])).await?;
+    let sidecar = |name: &String| site.key(&format!(".metadata/{name}"));
+    operator
+        .until("the other sidecar to be gone", async |_| {
+            let keys = site.bucket.keys().await?;
+            ensure!(!keys.contains(&sidecar(&objects[1])), "{keys:#?}");
+            Ok(())
+        })
+        .await?;
+    bucket_passes(&mut operator, 2).await?;
+    ensure!(unheard.hits() > 0 && site.bucket.keys().await?.contains(&sidecar(&objects[0])));
+    let said = complaints(&operator, "removing sidecars whose objects are gone");
+    ensure!(said.len() == 1 && said[0].contains("s3:DeleteObject"), "{said:#?}");
+    kept.remove();
+    operator
+        .until("both sidecars to be gone", async |_| {
+            let keys = site.bucket.keys().await?;
+            ensure!(!objects[..2].iter().any(|name| keys.contains(&sidecar(name))), "{keys:#?}");
+            Ok(())
+        })
+        .await?;
+    is_well(&mut operator).await?;
+    invariants(operator, &setup, site, &Left::new(&[], &objects[2..]).foreign(foreign)).await
 }

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
+use std::slice;
 
 use anyhow::{Result, ensure};
 use e2e::hand::{Ended, Hand};
@@ -12,6 +13,7 @@ use e2e::{snapshots, wait};
 
 use crate::cli_save::{save, saved};
 use crate::common::RECORDS;
+use crate::invariants::{Left, as_found, invariants_by_hand};
 use crate::schedule::{Saver, is_whole, names_in, temporaries};
 
 /// Each verb, with what it cannot do without.
@@ -131,7 +133,8 @@ async fn without_kubernetes_nobody_is_told_of_it_and_the_agents_log_level_is_not
     let ended = hand("save")?.arg("-v").run().await?.with(0)?;
     ensure!(ended.err.contains("no API server is named") && ended.err.contains("a snapshot is saved"), "{}", ended.err);
     ensure!(hand("save")?.arg("-vv").run().await?.with(0)?.err.contains(" INFO "));
-    Ok(())
+    let files = saver.files()?;
+    invariants_by_hand(&saver, &Left::new(&files, &files)).await
 }
 
 /// An API server behind a proxy.
@@ -162,7 +165,7 @@ async fn an_api_server_that_is_away_is_one_note_and_the_rest_is_done() -> Result
     let ended = hand("prune")?.with_bucket(site).run().await?;
     ensure!(matches!(ended.code, Some(1 | 3)) && ended.err.contains("nothing is deleted in the bucket"), "{ended:?}");
     hand("get")?.with_bucket(site).flag("--to", site.scratch()).arg(&name).run().await?.with(0)?;
-    Ok(())
+    invariants_by_hand(&saver, &Left::new(&[], &[name])).await
 }
 
 #[tokio::test]
@@ -185,7 +188,7 @@ async fn without_the_crd_what_needs_no_records_is_done() -> Result<()> {
     one_sentence(&pruned.says("its CRD is not installed")?)?;
     hand("delete")?.arg(&name).run().await?.with(0)?;
     ensure!(saver.files()?.is_empty() && site.bucket.keys().await?.is_empty(), "{:?}", site.bucket.keys().await?);
-    Ok(())
+    invariants_by_hand(&saver, &Left::default()).await
 }
 
 #[tokio::test]
@@ -229,7 +232,8 @@ async fn a_bucket_that_is_full_is_said_with_what_would_help() -> Result<()> {
     full.remove();
     upload()?.run().await?.with(0)?;
     ensure!(site.bucket.get(&site.key(&name)).await? == std::fs::read(site.snapshots().join(&name))?);
-    Ok(())
+    let one = slice::from_ref(&name);
+    invariants_by_hand(&saver, &Left::new(one, one)).await
 }
 
 #[tokio::test]
@@ -310,7 +314,10 @@ async fn two_hands_and_an_agent_at_once_do_each_thing_once() -> Result<()> {
             ensure!(!saver.files()?.is_empty());
             Ok(())
         })
-        .await
+        .await?;
+    operator.terminate().await?;
+    let files = saver.files()?;
+    invariants_by_hand(&saver, &Left::new(&files, &files)).await
 }
 
 #[tokio::test]
@@ -334,7 +341,7 @@ async fn a_reader_that_has_seen_enough_is_no_failure() -> Result<()> {
     Hand::new("get")?.with_bucket(site).arg(&all[0]).flag("--to", &to).run_unread().await?.with(0)?;
     ensure!(Path::new(&to).join(&all[0]).exists());
     Hand::new("crd")?.run_unread().await?.with(0)?;
-    Ok(())
+    invariants_by_hand(&saver, &Left::new(&all[1..], &all)).await
 }
 
 #[tokio::test]
@@ -345,6 +352,7 @@ async fn on_a_laptop_there_is_the_bucket_alone_and_no_directory_is_made() -> Res
     site.put_ours(&first, snapshots::tiny(1)).await?;
     site.put_ours(&second, snapshots::tiny(1)).await?;
     site.bucket.put_with(&site.key(&foreign), snapshots::tiny(1), &[("k3s-cluster-id", "another")]).await?;
+    let nobodys = as_found(&site.bucket, [site.key(&foreign)]).await?;
     let cluster = site.kubernetes.cluster_id().await?;
     let laptop = |name: &str| anyhow::Ok(nowhere(Hand::new("delete")?.with_bucket(site).arg(name)));
     let refused = laptop(&first)?.run().await?.with(1)?.says("where no API server says it, --cluster-id says whose objects they are")?;
@@ -365,7 +373,7 @@ async fn on_a_laptop_there_is_the_bucket_alone_and_no_directory_is_made() -> Res
         hand.run().await?.with(1)?.says(&format!("there is no directory {}", absent.display()))?;
     }
     ensure!(!absent.exists());
-    Ok(())
+    invariants_by_hand(&saver, &Left::default().foreign(nobodys)).await
 }
 
 #[tokio::test]
@@ -388,7 +396,9 @@ async fn where_there_is_no_kubernetes_a_person_says_whose_the_snapshots_are() ->
     let to = site.scratch().join("to");
     std::fs::create_dir(&to)?;
     Hand::new("get")?.with_bucket(site).arg("--latest").flag("--cluster-id", "a-bare-etcd").flag("--to", &to).run().await?.with(0)?;
-    Ok(())
+    // To an agent of a cluster with another id they are another cluster's.
+    let (files, theirs) = (saver.files()?, as_found(&site.bucket, site.bucket.keys().await?).await?);
+    invariants_by_hand(&saver, &Left::new(&files, &[]).foreign(theirs).in_vain()).await
 }
 
 #[tokio::test]
@@ -409,5 +419,5 @@ async fn what_nobody_has_verified_is_read_before_it_counts_for_retention_or_goes
     let ended = hand("prune")?.flag("--name", "etcd-snapshot").flag("--snapshot-retention", "1").run().await?.with(0)?;
     // The newest good one stays, and of damaged ones two may.
     ensure!(saver.files()? == all[2..], "{:?} {}", saver.files()?, ended.out);
-    Ok(())
+    invariants_by_hand(&saver, &Left::new(&all[2..], &all[..3])).await
 }

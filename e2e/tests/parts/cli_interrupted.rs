@@ -1,10 +1,12 @@
 //! Verbs by hand that are interrupted: by a signal, by a terminal that goes, by a line that is cut, by a disk that is full. Nothing half
 //! done is left, and the next run goes on.
 
+use std::fs::File;
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use e2e::hand::{Hand, Running};
 use e2e::process::Signal;
 use e2e::proxy::{Fault, FaultProxy, On};
@@ -12,6 +14,7 @@ use e2e::{ports, snapshots, wait};
 
 use crate::cli_save::{save, saved};
 use crate::common::SmallDisk;
+use crate::invariants::{Left, invariants_by_hand};
 use crate::save::Relay;
 use crate::save::{address, fill, take_all_but};
 use crate::schedule::{Saver, is_whole, names_in, temporaries};
@@ -68,6 +71,22 @@ async fn nothing_is_left(saver: &Saver) -> Result<()> {
     .await
 }
 
+/// A snapshot has its name before its save has ended.
+fn nobody_saves(saver: &Saver) -> Result<()> {
+    for state in std::fs::read_dir(saver.site.snapshots().with_file_name(".metadata").join(".state"))? {
+        File::open(state?.path().join("save.lock"))?.try_lock().context("the directory is held")?;
+    }
+    Ok(())
+}
+
+/// The next run saves, and an agent brings it to the bucket.
+async fn one_is_saved(saver: &Saver) -> Result<()> {
+    let name = saved(&save(saver)?.run().await?.with(0)?.out)?;
+    is_whole(&saver.site.snapshots().join(&name))?;
+    let one = slice::from_ref(&name);
+    invariants_by_hand(saver, &Left::new(one, one)).await
+}
+
 #[tokio::test]
 async fn a_save_that_is_interrupted_or_loses_its_terminal_leaves_nothing() -> Result<()> {
     let saver = saver().await?;
@@ -94,8 +113,7 @@ async fn a_save_that_is_interrupted_or_loses_its_terminal_leaves_nothing() -> Re
     nothing_is_left(&saver).await?;
     drop(running);
     // Nobody keeps the directory from the next one.
-    let name = saved(&save(&saver)?.run().await?.with(0)?.out)?;
-    is_whole(&saver.site.snapshots().join(name))
+    one_is_saved(&saver).await
 }
 
 #[tokio::test]
@@ -120,6 +138,7 @@ async fn a_save_in_a_pod_does_not_stop_with_the_connection_and_none_does_that_wa
         let mut files = saver.files()?;
         files.retain(|name| *name != first);
         ensure!(files.len() == 1 && temporaries(&saver.site)?.is_empty(), "{files:?}");
+        nobody_saves(&saver)?;
         Ok(files.remove(0))
     })
     .await?;
@@ -130,7 +149,9 @@ async fn a_save_in_a_pod_does_not_stop_with_the_connection_and_none_does_that_wa
     streams(&saver).await?;
     running.signal(Signal::HUP)?;
     way.proxy.restore();
-    is_whole(&saver.site.snapshots().join(saved(&running.ended().await?.with(0)?.out)?))
+    is_whole(&saver.site.snapshots().join(saved(&running.ended().await?.with(0)?.out)?))?;
+    let files = saver.files()?;
+    invariants_by_hand(&saver, &Left::new(&files, &files)).await
 }
 
 #[tokio::test]
@@ -140,8 +161,7 @@ async fn a_line_that_is_cut_in_the_middle_of_a_save_is_one_failure_and_leaves_no
     let ended = way.save(&saver)?.run().await?.with(1)?.says("error: no snapshot is saved\n")?.says(&way.relay.endpoint())?;
     ensure!(ended.out.is_empty() && ended.err.matches("error: no").count() == 1 && !ended.err.contains("WARN"), "{}", ended.err);
     nothing_is_left(&saver).await?;
-    let name = saved(&save(&saver)?.run().await?.with(0)?.out)?;
-    is_whole(&saver.site.snapshots().join(name))
+    one_is_saved(&saver).await
 }
 
 #[tokio::test]
@@ -201,7 +221,7 @@ async fn whoever_is_asked_can_say_no_in_every_way_and_then_nothing_goes() -> Res
     running.types("\x03").await?;
     running.ended().await?.with(130)?;
     ensure!(saver.files()? == all[1..]);
-    Ok(())
+    invariants_by_hand(&saver, &Left::new(&all[1..], &all[1..])).await
 }
 
 #[tokio::test]
@@ -245,5 +265,5 @@ async fn a_signal_between_two_deletions_ends_it_there_and_the_next_run_goes_on()
     }
     let ended = hand.run().await?;
     ensure!(site.bucket.keys().await?.is_empty(), "{ended:?}");
-    Ok(())
+    invariants_by_hand(&saver, &Left::default()).await
 }

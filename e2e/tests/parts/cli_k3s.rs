@@ -7,6 +7,7 @@ use e2e::site::FOLDER;
 use e2e::snapshots;
 
 use crate::cli_save::saved;
+use crate::invariants::{Left, invariants_by_hand};
 use crate::schedule::{Saver, names_in};
 
 /// A line of the page, with the names of a test in it. What K3s knows of its server, and we of ours, is in the config file.
@@ -54,7 +55,7 @@ async fn the_story_of_the_page_goes_as_it_does_there() -> Result<()> {
     let listed = type_it(&saver, &format!("{WITH_S3} ls")).await?.with(0)?;
     ensure!(listed.rows().is_empty() && listed.out.starts_with("Name "), "{}", listed.out);
     ensure!(saver.files()?.is_empty() && site.bucket.keys().await?.is_empty());
-    Ok(())
+    invariants_by_hand(&saver, &Left::default()).await
 }
 
 #[tokio::test]
@@ -97,5 +98,6 @@ async fn each_line_of_the_page_does_what_it_says_there() -> Result<()> {
     type_it(&saver, "save --etcd-snapshot-name x").await?.with(2)?.says("by hand the base name is given with --name")?;
     let bare = Hand::new("--s3")?.run().await?.with(2)?;
     ensure!(bare.err.contains("requires a subcommand") || bare.err.contains("Usage:"), "{}", bare.err);
-    Ok(())
+    let files = saver.files()?;
+    invariants_by_hand(&saver, &Left::new(&files, &files)).await
 }

@@ -1,5 +1,7 @@
 //! `delete` and `prune` by hand: what goes, what does not, and why.
 
+use std::slice;
+
 use anyhow::{Result, ensure};
 use e2e::etcd::Restore;
 use e2e::hand::Hand;
@@ -10,6 +12,7 @@ use e2e::snapshots;
 
 use crate::cli_save::{save, saved};
 use crate::common::{all_ready, complaints, file};
+use crate::invariants::{Left, as_found, invariants, invariants_by_hand};
 use crate::schedule::{Saver, names_in};
 
 fn hand(verb: &str, saver: &Saver) -> Result<Hand> {
@@ -22,7 +25,7 @@ fn with_all(verb: &str, saver: &Saver) -> Result<Hand> {
 
 /// An agent that does not save.
 async fn agent(saver: &Saver) -> Result<Operator> {
-    saver.operator().switch("--etcd-disable-snapshots").start().await
+    saver.idle().start().await
 }
 
 fn sidecars(site: &Site) -> Result<Vec<String>> {
@@ -54,7 +57,7 @@ async fn a_named_snapshot_goes_here_and_in_the_bucket_with_sidecars_and_records(
     let records: Vec<_> = [site.local_records().await?, site.bucket_records().await?].concat();
     ensure!(records.iter().all(|record| file(record) == stays), "records of {goes} are left");
     operator.beats(3).await?;
-    let stays = std::slice::from_ref(&stays);
+    let stays = slice::from_ref(&stays);
     all_ready(&mut operator, site, stays, stays).await?;
     let vanished = operator.metrics().await?.sum("etcd_snapshot_vanished_total", &[]).unwrap_or(0.0);
     ensure!(vanished < 0.5 && complaints(&operator, "panicked").is_empty(), "{vanished} {:?}", complaints(&operator, ""));
@@ -65,7 +68,8 @@ async fn a_named_snapshot_goes_here_and_in_the_bucket_with_sidecars_and_records(
     // Nobody reads what is said: it is deleted all the same.
     with_all("delete", &saver)?.arg(&stays[0]).run_unread().await?.with(0)?;
     ensure!(saver.files()?.is_empty() && site.bucket.keys().await?.is_empty());
-    all_ready(&mut operator, site, &[], &[]).await
+    all_ready(&mut operator, site, &[], &[]).await?;
+    invariants(operator, &saver.idle(), site, &Left::default()).await
 }
 
 #[tokio::test]
@@ -75,16 +79,16 @@ async fn what_lies_on_another_node_too_is_named_and_stays_there() -> Result<()> 
     let name = site.name(1_700_000_000);
     site.place(&name, &snapshots::tiny(1))?;
     let mut operator = agent(&saver).await?;
-    all_ready(&mut operator, site, std::slice::from_ref(&name), &[]).await?;
+    all_ready(&mut operator, site, slice::from_ref(&name), &[]).await?;
     // Another node, whose person has the bucket and no such file.
     let another = || anyhow::Ok(Hand::new("delete")?.flag("--node-name", "another").with_bucket(site).with_kubernetes(site).arg(&name));
     let ended = another()?.run().await?.with(3)?.says(&format!("lies on node {}", site.node))?;
     ensure!(ended.out == format!("Snapshot {name} deleted. (s3, asked)\n"), "{}", ended.out);
     another()?.run().await?.with(1)?.says(&format!("lies on node {}", site.node))?;
-    ensure!(saver.files()? == std::slice::from_ref(&name));
+    ensure!(saver.files()? == slice::from_ref(&name));
     let here = with_all("delete", &saver)?.arg(&name).run().await?.with(0)?;
     ensure!(!here.err.contains("lies on node"), "{}", here.err);
-    Ok(())
+    invariants(operator, &saver.idle(), site, &Left::default()).await
 }
 
 #[tokio::test]
@@ -95,6 +99,7 @@ async fn what_is_not_ours_is_refused_and_the_bucket_needs_a_cluster() -> Result<
     site.bucket.put_with(&site.key(&foreign), snapshots::tiny(1), &[("k3s-cluster-id", "another")]).await?;
     site.bucket.put(&site.key(&silent), snapshots::tiny(1)).await?;
     site.put_ours(&ours, snapshots::tiny(2)).await?;
+    let nobodys = as_found(&site.bucket, [site.key(&foreign), site.key(&silent)]).await?;
     for name in [&foreign, &silent] {
         with_all("delete", &saver)?.arg(name).run().await?.with(4)?.says("not proven")?;
     }
@@ -107,7 +112,7 @@ async fn what_is_not_ours_is_refused_and_the_bucket_needs_a_cluster() -> Result<
     let ended = hand("delete", &saver)?.with_bucket(site).flag("--cluster-id", cluster).arg(&ours).run().await?.with(0)?;
     ensure!(ended.out.contains(&format!("Snapshot {ours} deleted.")), "{}", ended.out);
     ensure!(site.bucket.keys().await? == [site.key(&foreign), site.key(&silent)]);
-    Ok(())
+    invariants_by_hand(&saver, &Left::default().foreign(nobodys)).await
 }
 
 #[tokio::test]
@@ -126,7 +131,7 @@ async fn a_bucket_that_is_away_costs_the_directory_nothing() -> Result<()> {
     s3.cut();
     through()?.arg(&second).run().await?.with(3)?.says("nothing is deleted in the bucket")?;
     ensure!(saver.files()?.is_empty() && site.bucket.keys().await?.len() == 2);
-    Ok(())
+    invariants_by_hand(&saver, &Left::new(&[], &[first, second])).await
 }
 
 #[tokio::test]
@@ -150,7 +155,8 @@ async fn three_saves_are_pruned_to_two_as_k3s_does_it() -> Result<()> {
     ensure!(saver.files()? == all[1..] && sidecars(site)? == all[1..]);
     all_ready(&mut operator, site, &all[1..], &all[1..]).await?;
     operator.beats(3).await?;
-    all_ready(&mut operator, site, &all[1..], &all[1..]).await
+    all_ready(&mut operator, site, &all[1..], &all[1..]).await?;
+    invariants(operator, &saver.idle(), site, &Left::new(&all[1..], &all[1..])).await
 }
 
 #[tokio::test]
@@ -179,7 +185,7 @@ async fn prune_is_the_way_out_of_the_brake_and_says_first_what_it_would_do() -> 
     ensure!(saver.files()? == all[55..]);
     all_ready(&mut operator, site, &all[55..], &[]).await?;
     prune()?.run().await?.with(0)?.says("nothing to delete")?;
-    Ok(())
+    invariants(operator, &setup, site, &Left::new(&all[55..], &[])).await
 }
 
 #[tokio::test]
@@ -200,27 +206,31 @@ async fn what_is_from_before_a_restore_goes_only_when_somebody_takes_it_over() -
     hand("delete", &saver)?.with_kubernetes(&saver.site).arg(&old[2]).run().await?.with(4)?.says("--take-over")?;
     ensure!(saver.files()?.len() == 4);
     let ended = prune(&saver)?.arg("--take-over").run().await?.with(0)?;
-    ensure!(saver.files()?.contains(&new) && saver.files()?.len() < 4, "{} {:?}", ended.out, saver.files()?);
-    Ok(())
+    let left = saver.files()?;
+    ensure!(left.contains(&new) && left.len() < 4, "{} {left:?}", ended.out);
+    // What is left of before the restore stays here, and does not go up.
+    invariants_by_hand(&saver, &Left::new(&left, &[new])).await
 }
 
 #[tokio::test]
-async fn prune_without_what_it_needs_says_so_and_deletes_nothing() -> Result<()> {
+async fn prune_without_what_it_needs_says_so_and_deletes_nothing_there() -> Result<()> {
     let mut saver = Saver::new().await?;
-    for number in 0..3 {
-        let name = saver.site.name(1_700_000_000 + number);
-        saver.site.place(&name, &snapshots::tiny(1))?;
-        saver.site.put_ours(&name, snapshots::tiny(1)).await?;
+    let all: Vec<String> = (0..3).map(|number| saver.site.name(1_700_000_000 + number)).collect();
+    for name in &all {
+        saver.site.place(name, &snapshots::tiny(1))?;
+        saver.site.put_ours(name, snapshots::tiny(1)).await?;
     }
     let prune = |saver: &Saver| anyhow::Ok(hand("prune", saver)?.flag("--name", "etcd-snapshot").flag("--snapshot-retention", "1"));
-    // Without the records objects would go and leave them behind.
-    let ended = prune(&saver)?.with_bucket(&saver.site).run().await?;
-    ensure!(ended.code != Some(0) && ended.err.contains("bucket"), "{ended:?}");
-    ensure!(saver.site.bucket.keys().await?.len() == 3);
     saver.etcd.kill();
     let ended = prune(&saver)?.run().await?;
     ensure!(ended.code != Some(0) && ended.err.contains(&saver.etcd.endpoint()), "{ended:?}");
-    Ok(())
+    ensure!(saver.files()? == all);
+    saver.etcd.launch().await?;
+    // Without the records objects would go and leave them behind; the directory is pruned all the same.
+    let ended = prune(&saver)?.with_bucket(&saver.site).run().await?;
+    ensure!(ended.code != Some(0) && ended.err.contains("bucket"), "{ended:?}");
+    ensure!(saver.files()? == all[2..] && saver.site.bucket.keys().await?.len() == 3);
+    invariants_by_hand(&saver, &Left::new(&all[2..], &all)).await
 }
 
 #[tokio::test]
@@ -232,7 +242,7 @@ async fn the_records_of_a_bucket_that_nobody_is_configured_for_are_forgotten_and
     site.put_ours(&there, snapshots::tiny(2)).await?;
     let mut operator = agent(&saver).await?;
     let both = [here.clone(), there.clone()];
-    all_ready(&mut operator, site, std::slice::from_ref(&here), &both).await?;
+    all_ready(&mut operator, site, slice::from_ref(&here), &both).await?;
     let objects = site.bucket.keys().await?;
     let bucket = format!("s3://{}/{}", site.bucket.name, e2e::site::FOLDER);
 
@@ -250,7 +260,7 @@ async fn the_records_of_a_bucket_that_nobody_is_configured_for_are_forgotten_and
     let ended = prune(&bucket)?.run().await?.with(0)?;
     ensure!(ended.out.starts_with(&format!("2 records of {bucket} at ")) && ended.out.ends_with(" forgotten.\n"), "{}", ended.out);
     ensure!(site.bucket_records().await?.is_empty() && site.local_records().await?.len() == 1);
-    ensure!(site.bucket.keys().await? == objects && saver.files()? == [here]);
+    ensure!(site.bucket.keys().await? == objects && saver.files()? == slice::from_ref(&here));
     prune(&bucket)?.run().await?.with(1)?.says("there are no records of")?;
-    Ok(())
+    invariants_by_hand(&saver, &Left::new(&[here], &both)).await
 }

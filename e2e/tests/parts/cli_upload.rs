@@ -11,6 +11,7 @@ use e2e::site::Site;
 
 use crate::cli_save::{save, saved};
 use crate::common::{all_ready, complaints};
+use crate::invariants::{Left, invariants, invariants_by_hand};
 use crate::look::bucket_becomes;
 use crate::schedule::Saver;
 
@@ -33,7 +34,8 @@ async fn an_object_that_somebody_deleted_comes_back_by_upload_only() -> Result<(
     let site = &saver.site;
     let s3 = site.s3.proxied()?;
     let through = format!("http://{}", s3.endpoint());
-    let mut operator = saver.operator().switch("--etcd-disable-snapshots").flag("--etcd-s3-proxy", &through).start().await?;
+    let setup = saver.idle().flag("--etcd-s3-proxy", &through);
+    let mut operator = setup.start().await?;
     operator.ready().await?;
     let name = saved(&save(&saver)?.with_bucket(site).with_kubernetes(site).flag("--name", "etcd-snapshot").run().await?.with(0)?.out)?;
     let one = slice::from_ref(&name);
@@ -54,7 +56,7 @@ async fn an_object_that_somebody_deleted_comes_back_by_upload_only() -> Result<(
     all_ready(&mut operator, site, one, one).await?;
     ensure!(puts(&s3, site, &name) == before + 1, "{:?}", s3.requests());
     ensure!(complaints(&operator, "panicked").is_empty());
-    Ok(())
+    invariants(operator, &setup, site, &Left::new(one, one)).await
 }
 
 #[tokio::test]
@@ -78,7 +80,7 @@ async fn without_an_agent_each_goes_up_once_and_the_run_ends() -> Result<()> {
     upload(&saver)?.arg("absent").run().await?.with(3)?.says("does not go up")?;
     upload(&saver)?.run().await?.with(2)?;
     upload(&saver)?.arg("a/b").run().await?.with(2)?;
-    Ok(())
+    invariants_by_hand(&saver, &Left::new(&all, &all)).await
 }
 
 #[tokio::test]
@@ -105,5 +107,6 @@ async fn what_is_refused_or_interrupted_is_said_and_goes_on_the_next_time() -> R
     // Nobody reads what it says: it is there all the same.
     hand()?.run_unread().await?.with(0)?;
     ensure!(site.bucket.get(&site.key(&name)).await? == std::fs::read(site.snapshots().join(&name))?);
-    Ok(())
+    let one = slice::from_ref(&name);
+    invariants_by_hand(&saver, &Left::new(one, one)).await
 }

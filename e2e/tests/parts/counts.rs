@@ -1,6 +1,7 @@
 //! What a beat costs, exactly: an unchanged world costs its listing and nothing else, also after a restart.
 
 use anyhow::{Result, ensure};
+use e2e::apiserver::ApiServer;
 use e2e::operator::{Operator, OperatorSetup};
 use e2e::proxy::{Fault, FaultProxy, On};
 use e2e::s3::S3;
@@ -10,7 +11,8 @@ use e2e::snapshots;
 use kube::api::DynamicObject;
 
 use crate::agents::{Agent, leads};
-use crate::common::{RECORDS, name, writes};
+use crate::common::{RECORDS, name, versions, writes};
+use crate::invariants::{Left, invariants};
 use crate::look::{bucket_becomes, expected};
 use crate::uploads::{LARGE, PARTS, backlog};
 
@@ -81,6 +83,14 @@ async fn all_ready(operator: &mut Operator, site: &Site, files: usize, objects: 
         .await
 }
 
+/// Puts objects with these names, and their sidecars.
+async fn fill(site: &Site, names: &[String], metadata: &[(&str, &str)]) -> Result<()> {
+    let body = snapshots::tiny(1);
+    let objects = names.iter().map(|name| (site.key(name), body.clone()));
+    let sidecars = names.iter().map(|name| (site.key(&format!(".metadata/{name}")), br#"{"spec":"x"}"#.to_vec()));
+    site.bucket.put_many(objects.chain(sidecars), metadata).await
+}
+
 /// A thousand objects with sidecars from a server that shows a hundred in a page: as many pages as ten thousand are in S3's own of a
 /// thousand. With `delimiter=/` the folder `.metadata/` takes a place of its own in the first listing: eleven pages and ten.
 const OBJECTS: usize = 1000 - FILES;
@@ -98,12 +108,8 @@ async fn an_unchanged_beat_over_many_pages_costs_its_listing_and_nothing_else() 
     counted.s3.when(On::list_objects(), Fault::Asking("max-keys", PAGE.to_string()));
     let cluster = site.kubernetes.cluster_id().await?;
     let metadata = [("k3s-cluster-id", cluster.as_str()), ("k3s-node-name", site.node.as_str())];
-    let numbers = || 0..i64::try_from(OBJECTS).unwrap_or_default();
-    let keys = |folder: &str| numbers().map(|number| format!("{folder}/{}", site.name(1_700_000_000 + number))).collect::<Vec<_>>();
-    let body = snapshots::tiny(1);
-    site.bucket.put_many(keys(FOLDER).into_iter().map(|key| (key, body.clone())), &metadata).await?;
-    let sidecars = keys(&format!("{FOLDER}/.metadata"));
-    site.bucket.put_many(sidecars.into_iter().map(|key| (key, br#"{"spec":"x"}"#.to_vec())), &metadata).await?;
+    let objects: Vec<String> = (0..i64::try_from(OBJECTS)?).map(|number| site.name(1_700_000_000 + number)).collect();
+    fill(&site, &objects, &metadata).await?;
 
     let mut operator = counted.setup.start().await?;
     all_ready(&mut operator, &site, 0, OBJECTS).await?;
@@ -111,8 +117,9 @@ async fn an_unchanged_beat_over_many_pages_costs_its_listing_and_nothing_else() 
     ensure!(counted.writes() == OBJECTS, "{} writes: one an object", counted.writes());
 
     counted.forget();
-    for number in 0..FILES {
-        site.place(&site.name(1_600_000_000 + i64::try_from(number)?), &snapshots::tiny(u64::try_from(number)?))?;
+    let files: Vec<String> = (0..i64::try_from(FILES)?).map(|number| site.name(1_600_000_000 + number)).collect();
+    for (number, name) in (0..).zip(&files) {
+        site.place(name, &snapshots::tiny(number))?;
     }
     all_ready(&mut operator, &site, FILES, OBJECTS + FILES).await?;
     operator.beats(2).await?;
@@ -147,6 +154,68 @@ async fn an_unchanged_beat_over_many_pages_costs_its_listing_and_nothing_else() 
         ensure!(counted.looks() == 0, "{life}: {} requests beside the listing: {:?}", counted.looks(), counted.s3.requests());
         ensure!(counted.writes() == 0, "{life}: {} writes", counted.writes());
     }
+    let in_bucket: Vec<String> = objects.iter().chain(&files).cloned().collect();
+    invariants(operator, &counted.setup, &site, &Left::new(&files, &in_bucket)).await
+}
+
+/// As many real ones as make eleven pages and ten of S3's own.
+const MANY: usize = 10_000;
+
+/// Waits for what takes longer than any one wait has patience for: for each tenth of it.
+async fn tenths(operator: &mut Operator, what: &str, mut count: impl AsyncFnMut(&Operator) -> Result<usize>) -> Result<()> {
+    for tenth in 1..=10 {
+        let wanted = MANY / 10 * tenth;
+        operator
+            .until(&format!("{wanted} {what}"), async |operator| {
+                let now = count(operator).await?;
+                ensure!(now >= wanted, "{now}");
+                Ok(())
+            })
+            .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_unchanged_beat_over_ten_thousand_objects_costs_twenty_one_requests_and_no_write() -> Result<()> {
+    // Its own: so many records and objects are other tests' business as well.
+    let (api, server) = (ApiServer::start().await?, S3::start().await?);
+    api.kubernetes().await?.apply_crd().await?;
+    let site = Site::on(&api, &server).await?;
+    let counted = Counted::of(&site, "5s")?;
+    let cluster = site.kubernetes.cluster_id().await?;
+    let ours = [("k3s-cluster-id", cluster.as_str()), ("k3s-node-name", site.node.as_str())];
+    let names: Vec<String> = (0..i64::try_from(MANY)?).map(|number| site.name(1_700_000_000 + number)).collect();
+    fill(&site, &names, &ours).await?;
+
+    let mut operator = counted.setup.start().await?;
+    tenths(&mut operator, "objects to be looked into", async |_| Ok(counted.looks() / 2)).await?;
+    tenths(&mut operator, "records", async |_| Ok(counted.writes())).await?;
+    operator.beats(1).await?;
+    let records = site.bucket_records().await?;
+    ensure!(records.len() == MANY && records.iter().all(ready), "{} records", records.len());
+    ensure!((counted.looks(), counted.writes()) == (2 * MANY, MANY), "{} looks, {} writes", counted.looks(), counted.writes());
+    let before = versions(&records);
+    for life in ["unchanged", "restarted"] {
+        if life == "restarted" {
+            operator.terminate().await?;
+            counted.forget();
+            operator = counted.setup.start().await?;
+        } else {
+            operator.beats(1).await?;
+            counted.forget();
+        }
+        let passes = operator
+            .until("two whole passes", async |_| {
+                let passes = counted.whole_passes();
+                ensure!(passes.len() >= 2, "{passes:?}");
+                Ok(passes)
+            })
+            .await?;
+        ensure!(passes.iter().all(|requests| *requests == 21), "{life}: a pass costs {passes:?} requests");
+        ensure!((counted.looks(), counted.writes()) == (0, 0), "{life}: {} looks, {} writes", counted.looks(), counted.writes());
+        ensure!(versions(&site.bucket_records().await?) == before, "{life}: a record was written");
+    }
     Ok(())
 }
 
@@ -175,14 +244,16 @@ async fn an_upload_costs_two_questions_and_two_writes_and_one_in_parts_two_quest
         let cost: Vec<String> = second.s3.requests().into_iter().map(|seen| seen.method).collect();
         ensure!(cost == costs, "{size} bytes cost {cost:?}");
     }
-    Ok(())
+    invariants(follower, &second.setup, &second.site, &Left::new(&files, &files)).await?;
+    invariants(leader, &first.setup, &first.site, &Left::new(&[], &files)).await
 }
 
 #[tokio::test]
 async fn a_new_object_costs_one_head_and_one_get_and_one_write() -> Result<()> {
     let site = Site::new().await?;
     let counted = Counted::of(&site, "1s")?;
-    site.put_ours(&site.name(1_700_000_000), snapshots::tiny(0)).await?;
+    let before = site.name(1_700_000_000);
+    site.put_ours(&before, snapshots::tiny(0)).await?;
     let mut operator = counted.setup.start().await?;
     all_ready(&mut operator, &site, 0, 1).await?;
     operator.beats(2).await?;
@@ -194,7 +265,7 @@ async fn a_new_object_costs_one_head_and_one_get_and_one_write() -> Result<()> {
     operator.beats(2).await?;
     let (heads, gets) = (counted.s3.count(&On::method("HEAD")), counted.looks() - counted.s3.count(&On::method("HEAD")));
     ensure!((heads, gets, counted.writes()) == (1, 1, 1), "{heads} HEAD, {gets} GET, {} writes", counted.writes());
-    Ok(())
+    invariants(operator, &counted.setup, &site, &Left::new(&[], &[before, name])).await
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::common::{complaints, counted, file, name, ready};
 use crate::look::annotation;
+use crate::schedule::Saver;
 
 const SIDECARS: &str = "folder/.metadata/";
 
@@ -89,6 +90,13 @@ pub async fn invariants(mut operator: Operator, setup: &OperatorSetup, site: &Si
     let uploads = uploads_in_parts(&site.bucket).await?;
     ensure!(uploads.is_empty(), "uploads in parts are left: {uploads:?}");
     Ok(())
+}
+
+/// The same after work by hand: an agent that is started then finds everything as it should be, and saves nothing itself. Files that the
+/// bucket lacks go up.
+pub async fn invariants_by_hand(saver: &Saver, left: &Left) -> Result<()> {
+    let setup = saver.idle();
+    invariants(setup.start().await?, &setup, &saver.site, left).await
 }
 
 /// Nothing of ours is lost, nothing foreign was touched, and nothing else has appeared.

@@ -1,6 +1,7 @@
 //! The parts tier: the operator's binary and this package's own library against real servers. One module a topic; one binary,
 //! so that all tests share its threads.
 
+mod abandoned;
 mod agents;
 mod alerts;
 mod api_away;
@@ -40,6 +41,7 @@ mod save;
 mod schedule;
 mod servers;
 mod settings;
+mod slow_down;
 mod stopping;
 mod stores;
 mod upload_faults;

@@ -9,7 +9,7 @@ use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::Credentials;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::retry::{RetryConfig, RetryPartition};
+use aws_sdk_s3::config::retry::{ReconnectMode, RetryConfig, RetryPartition};
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{self, BehaviorVersion, Config, Region, RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_smithy_runtime_api::client::interceptors::context::InterceptorContext;
@@ -61,7 +61,7 @@ pub async fn connect(access: &S3Access, observer: Observer) -> Result<(Client, P
         // Many servers refuse checksums that AWS invented later than they were written.
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(BACKOFF))
+        .retry_config(retries())
         // Of its own: one bucket in trouble must not use up the retries of another.
         .retry_partition(RetryPartition::new(access.storage().id().to_string()))
         .retry_classifier(TooManyRequests)
@@ -89,6 +89,12 @@ pub async fn connect(access: &S3Access, observer: Observer) -> Result<(Client, P
         in_host,
     };
     Ok((Client::from_conf(config.build()), place))
+}
+
+fn retries() -> RetryConfig {
+    let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(BACKOFF);
+    // Our transport lets nobody close its connections, and the SDK would complain of that, as an error, at each answer like 503.
+    retries.with_reconnect_mode(ReconnectMode::ReuseAllConnections)
 }
 
 /// For requests with bodies: without the SDK's deadlines, since the transport has a better one.

@@ -32,6 +32,7 @@ mod upload_tests;
 #[cfg(test)]
 mod way_tests;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -75,6 +76,8 @@ pub struct Bucket {
     exists: AtomicBool,
     /// Whether the server was seen not to know `If-None-Match`.
     unconditional: AtomicBool,
+    /// Objects whose removal was begun, until their sidecars are gone as well.
+    removing: Mutex<BTreeSet<FileName>>,
     sizes: Sizes,
 }
 
@@ -88,8 +91,8 @@ impl Bucket {
         let prefix = if access.folder.is_empty() { String::new() } else { format!("{}/", access.folder) };
         let (storage, timeout) = (access.storage(), access.timeout);
         let [exists, unconditional] = [false; 2].map(AtomicBool::new);
-        let looked = Mutex::default();
-        Ok(Self { client, place, storage, prefix, us, everyone: false, timeout, looked, exists, unconditional, sizes: Sizes::default() })
+        let (looked, removing, sizes) = (Mutex::default(), Mutex::default(), Sizes::default());
+        Ok(Self { client, place, storage, prefix, us, everyone: false, timeout, looked, exists, unconditional, removing, sizes })
     }
 
     /// The same for somebody who looks at everybody's objects alike, and whose cluster is none.

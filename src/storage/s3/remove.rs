@@ -2,7 +2,11 @@
 //!
 //! In: a snapshot file as it was judged. Out: what became of it. A HEAD right before says what is there; `If-Match` on the DELETE would
 //! say it better, and most servers ignore it, or refuse it. In a bucket with versions only a delete marker is added. An object and its
-//! sidecar are deleted by one request each: many servers want other checksums of the request for many.
+//! sidecar are deleted by one request each: many servers want other checksums of the request for many. So a removal may be cut between
+//! the two; the object's name is then remembered for as long as this process lives, and the next pass takes the sidecar after it.
+
+use std::collections::BTreeSet;
+use std::sync::{MutexGuard, PoisonError};
 
 use super::error::{DELETING, S3Error, code, status};
 use super::look::UserMetadata;
@@ -26,9 +30,39 @@ impl Bucket {
         if !is_ours || !is_judged {
             return Ok(Removed::Stale);
         }
+        // Before the request: its answer may be lost, and whoever waits for it may be dropped.
+        self.removing().insert(file.name.clone());
         self.delete(&self.key(&file.name)).await?;
         self.remove_sidecar(&file.name, true).await?;
+        self.removing().remove(&file.name);
         Ok(Removed::Done)
+    }
+
+    /// Removes the sidecars of objects whose removal was begun here and cut, if the object is gone and the sidecar itself shows our
+    /// cluster. What fails is tried again the next time.
+    pub async fn finish_removals(&self) -> Result<(), S3Error> {
+        let (begun, mut finished) = (self.removing().clone(), Ok(()));
+        for name in begun {
+            match self.finish_removal(&name).await {
+                Ok(()) => {
+                    self.removing().remove(&name);
+                }
+                failed => finished = finished.and(failed),
+            }
+        }
+        finished
+    }
+
+    async fn finish_removal(&self, name: &FileName) -> Result<(), S3Error> {
+        if self.looker().head(name).await?.is_some() {
+            return Ok(());
+        }
+        self.prove_existence().await?;
+        self.remove_sidecar(name, false).await
+    }
+
+    fn removing(&self) -> MutexGuard<'_, BTreeSet<FileName>> {
+        self.removing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Another cluster's is left alone; one that shows no cluster id goes only together with its object.

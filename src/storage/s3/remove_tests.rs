@@ -105,6 +105,49 @@ async fn a_sidecar_goes_only_when_it_can_be_of_this_object() {
 }
 
 #[tokio::test]
+async fn a_removal_that_was_cut_is_finished_where_the_object_is_gone_and_the_sidecar_is_ours() {
+    let server = Server::start().await;
+    let bucket = server.bucket(&[]).await;
+    for (metadata, comes_back, goes) in [(&OURS[..], false, true), (&OURS, true, false), (&[], false, false), (&THEIRS, false, false)] {
+        server.put(&bucket, "f/s-cp1-1", vec![7; 4128], &OURS).await;
+        server.put(&bucket, "f/.metadata/s-cp1-1", "{}", &OURS).await;
+        // Nobody here began to remove this one's object.
+        server.put(&bucket, "f/.metadata/s-cp1-2", "{}", &OURS).await;
+        let file = listed(&bucket).await;
+        let is_sidecars = |path: &str| path.contains("/.metadata/");
+        server.fail(move |parts| (kind(parts) == "DELETE" && is_sidecars(parts.uri.path())).then(|| refusal(403, "AccessDenied")));
+        bucket.remove(&file, false).await.unwrap_err();
+        assert!(!server.path("f/s-cp1-1").exists() && server.path("f/.metadata/s-cp1-1").exists());
+        assert!(bucket.finish_removals().await.unwrap_err().to_string().contains("s3:DeleteObject"));
+        server.heal();
+        server.put(&bucket, "f/.metadata/s-cp1-1", "{}", metadata).await;
+        if comes_back {
+            server.put(&bucket, "f/s-cp1-1", vec![7; 4128], &OURS).await;
+        }
+        assert_eq!(bucket.finish_removals().await, Ok(()));
+        assert_eq!(server.path("f/.metadata/s-cp1-1").exists(), !goes, "{metadata:?} {comes_back}");
+        assert!(server.path("f/.metadata/s-cp1-2").exists());
+        server.order();
+        assert_eq!((bucket.finish_removals().await, server.order().len()), (Ok(()), 0), "once");
+    }
+}
+
+#[tokio::test]
+async fn an_object_whose_deletion_has_no_answer_takes_its_sidecar_with_it_all_the_same() {
+    let server = Server::start().await;
+    let bucket = server.bucket(&[]).await;
+    server.put(&bucket, "f/s-cp1-1", vec![7; 4128], &OURS).await;
+    server.put(&bucket, "f/.metadata/s-cp1-1", "{}", &OURS).await;
+    let file = listed(&bucket).await;
+    server.fail(|parts| (kind(parts) == "DELETE").then(|| answer(500, "")));
+    bucket.remove(&file, false).await.unwrap_err();
+    server.heal();
+    fs::remove_file(server.path("f/s-cp1-1")).unwrap();
+    assert_eq!(bucket.finish_removals().await, Ok(()));
+    assert!(!server.path("f/.metadata/s-cp1-1").exists());
+}
+
+#[tokio::test]
 async fn a_bucket_that_is_away_has_not_lost_its_objects() {
     let server = Server::start().await;
     let bucket = server.bucket(&[]).await;

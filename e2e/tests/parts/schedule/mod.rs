@@ -52,6 +52,11 @@ impl Saver {
         every(&self.site, &self.etcd.endpoint(), "@every 3s")
     }
 
+    /// An agent that saves nothing.
+    pub fn idle(&self) -> OperatorSetup {
+        self.operator().switch("--etcd-disable-snapshots")
+    }
+
     pub fn files(&self) -> Result<Vec<String>> {
         snapshots_in(&self.site.snapshots())
     }
