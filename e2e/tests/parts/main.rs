@@ -44,3 +44,4 @@ mod stopping;
 mod stores;
 mod upload_faults;
 mod uploads;
+mod web_identity;
