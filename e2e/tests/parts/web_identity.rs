@@ -95,7 +95,7 @@ async fn the_token_of_a_service_account_lists_and_fills_a_bucket() -> Result<()>
     ensure!(s3.count(&of_tokens()) == 0, "what was got for a token holds for longer than a beat: {:?}", s3.requests());
     ensure!(s3.requests().iter().all(|seen| seen.header("x-amz-security-token").is_some()), "{:?}", s3.requests());
     identified.says_nothing_secret(&operator, &[])?;
-    invariants(operator, setup, site, &Left::new(&[local.clone()], &[local, there])).await
+    invariants(operator, setup, site, &Left::new(std::slice::from_ref(&local), &[local.clone(), there])).await
 }
 
 /// Waits until `/readyz` says this of the bucket. In the log a failure of the same category is no news.
@@ -153,7 +153,7 @@ async fn the_token_is_read_again_and_a_bad_one_is_said_in_one_sentence() -> Resu
     let secrets = secrets.lock().unwrap_or_else(PoisonError::into_inner).clone();
     ensure!(!secrets.is_empty());
     identified.says_nothing_secret(&operator, &secrets)?;
-    invariants(operator, setup, site, &Left::new(&[local.clone()], &[local])).await
+    invariants(operator, setup, site, &Left::new(std::slice::from_ref(&local), std::slice::from_ref(&local))).await
 }
 
 #[tokio::test]
