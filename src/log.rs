@@ -19,8 +19,9 @@ use crate::snapshot::Failure;
 
 /// The level without `RUST_LOG`.
 const DEFAULT: &str = "info";
-/// Beginnings of the names of crates underneath, and how much of them is shown unless `RUST_LOG` names the same ones.
-const QUIET: &str = "aws=warn,h2=warn,hyper=warn,kube=error,mio=warn,rustls=warn,tower=warn";
+/// Beginnings of the names of crates underneath, and how much of them is shown unless `RUST_LOG` names the same ones. What aws_config
+/// warns of at each try, we say once; and it shows the whole answer of a token service, whatever that has in it.
+const QUIET: &str = "aws=warn,aws_config=error,h2=warn,hyper=warn,kube=error,mio=warn,rustls=warn,tower=warn";
 
 /// What a verb by hand logs unasked. What the agent's own parts say of what failed, the verb says itself.
 const BY_HAND: &str = "warn,etcd_snapshot_operator::controller=error,etcd_snapshot_operator::kubernetes=error";
@@ -149,6 +150,7 @@ mod tests {
         tracing::error!("ours at error");
         tracing::info!(target: "kube_client::client", "theirs at info");
         tracing::warn!(target: "aws_sdk_s3", "theirs at warn");
+        tracing::warn!(target: "aws_config::meta::credentials::chain", "a whole answer at warn");
     }
 
     fn heard(rust_log: Option<&str>) -> Vec<String> {

@@ -53,13 +53,18 @@ alerts_have_switches() {
   [[ $said != *"alert: EtcdSnapshotDamaged"* && $said == *"severity: page"* && $said == *"for: 2h"* && $said == *"team: platform"* &&
     $said == *"runbook_url: https://example.com/runbooks/EtcdSnapshotNone.md"* && $said != *docs/runbooks* ]]
 }
-runbooks_can_be_opened() { # by whoever sees the alert: each is a URL, of this version, of a page that there is
-  local url urls
-  urls=$(rules | sed -n 's/^ *runbook_url: //p') || return 1
-  [ -n "$urls" ] || { say "no runbooks"; return 1; }
-  while read -r url; do
-    [[ $url == https://*/blob/v$(sed -n 's/^appVersion: //p' "$chart/Chart.yaml")/* && -f docs/runbooks/${url##*/docs/runbooks/} ]] || { say "$url"; return 1; }
-  done <<< "$urls"
+runbooks_of() { sed -n 's/^ *runbook_url: //p'; }
+runbooks_are_there() { # a page for each alert, in this repository and, once it is published, at a URL of this version
+  local page url
+  [ -n "$(rules | runbooks_of)" ] || { say "no runbooks"; return 1; }
+  for page in $(rules | runbooks_of); do
+    [[ $page == docs/runbooks/* && -f $page ]] || { say "$page"; return 1; }
+  done
+  cp -r "$chart" "$scratch/published"
+  echo 'sources: [https://example.com/published]' >> "$scratch/published/Chart.yaml"
+  for url in $(chart=$scratch/published rules | runbooks_of); do
+    [[ $url == "https://example.com/published/blob/v$(sed -n 's/^appVersion: //p' "$chart/Chart.yaml")/docs/runbooks/"*.md ]] || { say "$url"; return 1; }
+  done
 }
 dashboards_are_whole() {
   render "${monitoring[@]}" --show-only templates/dashboards.yaml > "$scratch/dashboards.yaml" || return 1
@@ -76,7 +81,7 @@ check "the PodMonitor finds the pods" pods_are_found
 check "the alerts are rules, all of them" rules_are_rules
 check "the alerts know interval, retention and DaemonSet" numbers_are_the_settings
 check "each alert has a switch" alerts_have_switches
-check "each runbook can be opened from its alert" runbooks_can_be_opened
+check "each alert has a runbook that is there" runbooks_are_there
 check "the dashboards arrive whole" dashboards_are_whole
 check "an alert that there is not" refuses "additional properties 'EtcdSnapshotDamagd' not allowed" --set monitoring.prometheusRule.alerts.EtcdSnapshotDamagd.enabled=false
 check "an alert after a time that is none" refuses "at '/monitoring/prometheusRule/alerts/EtcdSnapshotNone/for'" --set monitoring.prometheusRule.alerts.EtcdSnapshotNone.for=soon

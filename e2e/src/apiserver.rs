@@ -19,8 +19,10 @@ use crate::certs::Ca;
 use crate::etcd::Etcd;
 use crate::http::{self, Answer};
 use crate::kubernetes::Kubernetes;
+use crate::minio::TrustedIssuer;
 use crate::process::{Launch, Process, Signal, scratch, with_free_ports};
 use crate::proxy::{FaultProxy, Setup};
+use crate::site::unique;
 use crate::{ports, tools};
 
 const ADMIN_TOKEN: &str = "admin-of-the-tests";
@@ -43,6 +45,15 @@ impl ApiAccess {
     /// `http://127.0.0.1:port` of the etcd member behind it.
     pub fn etcd(&self) -> &str {
         &self.etcd
+    }
+
+    /// Lets everybody see which keys sign the tokens of service accounts, and says where: as an issuer that others may trust.
+    pub async fn opened_issuer(&self) -> Result<TrustedIssuer> {
+        let role = "--clusterrole=system:service-account-issuer-discovery";
+        let open = ["create", "clusterrolebinding", &format!("everybody-{}", unique()), role, "--group=system:unauthenticated"];
+        self.kubectl(&open).await?;
+        let discovery = format!("https://127.0.0.1:{}/.well-known/openid-configuration", self.port);
+        Ok(TrustedIssuer { discovery, ca: self.dir.join("ca.crt") })
     }
 
     /// A kubeconfig in `dir` that acts as another user, who may do only what RBAC grants.

@@ -21,6 +21,8 @@ mod in_front;
 mod kubectl;
 mod ls;
 mod man;
+#[cfg(test)]
+mod named;
 mod prune;
 mod ready;
 mod removing;

@@ -52,7 +52,9 @@ keeps, the DaemonSet's name, and where the runbooks are. The files are whole wit
 {{- $interval := include "eso.seconds" (get $settings "etcd-snapshot-reconcile-interval" | default "10m") | int64 }}
 {{- $kept := dict "EtcdSnapshotLocalCopiesMissing" (dig "etcd-snapshot-retention" 5 $settings) "EtcdSnapshotS3CopiesMissing" (dig "etcd-s3-retention" 5 $settings) }}
 {{- $daemonSet := printf "namespace=%q, daemonset=%q" $root.Release.Namespace (include "eso.fullname" $root) }}
-{{- $runbooks := $values.runbookUrl | default (printf "%s/blob/v%s/docs/runbooks" (first $root.Chart.Sources) $root.Chart.AppVersion) | trimSuffix "/" }}
+{{- $published := "" }}
+{{- with $root.Chart.Sources }}{{ $published = printf "%s/blob/v%s/" (first .) $root.Chart.AppVersion }}{{ end }}
+{{- $runbooks := $values.runbookUrl | default (printf "%sdocs/runbooks" $published) | trimSuffix "/" }}
 {{- $groups := list }}
 {{- range (fromYaml ($root.Files.Get (index . 1))).groups }}
 {{- $group := .name }}

@@ -15,16 +15,18 @@ notes_warn_of_no_node() {
   contains "$(helm install other "$chart" -n "$space" --dry-run=server --set distribution=k3s)" "there are no etcd snapshots to look after"
 }
 notes_warn_of_pod_security() {
-  local rendered
+  local rendered said
   kubectl create namespace restricted
   kubectl label namespace restricted pod-security.kubernetes.io/enforce=restricted
   # A Deployment for any etcd is allowed there.
   rendered=$(helm template other "$chart" -n restricted --set distribution=generic --set settings.etcd-endpoint=https://etcd:2379 --set etcd.certificatesSecret=a --show-only templates/agent.yaml)
-  lacks "$(kubectl apply --dry-run=server -n restricted -f - <<< "$rendered" 2>&1)" "would violate PodSecurity"
+  said=$(kubectl apply --dry-run=server -n restricted -f - <<< "$rendered" 2>&1) || { say "$said"; return 1; }
+  lacks "$said" "would violate PodSecurity"
   contains "$(helm install other "$chart" -n restricted)" "enforces the pod security level restricted"
   # What the warning is about: no pod is made, and an Event says why.
   until_true 60 violates
-  is "$(kubectl -n restricted get pods -o name)" ""
+  said=$(kubectl -n restricted get pods -o name)
+  is "$said" ""
   helm uninstall other -n restricted --wait
   kubectl delete namespace restricted --wait=false
 }
@@ -57,7 +59,9 @@ assert set(paths) == {"snapshots", "metadata", "certificates"} and read_only["ce
 }
 directories_are_closed() { is "$(on_node stat -c %a "$directory" "${directory%/*}/.metadata" | tr '\n' ' ')" "700 700 "; }
 helm_test_passes() { # and shows what the agent says
-  contains "$(helm test "$release" -n "$space" --timeout 3m --logs)" ready
+  local said
+  said=$(helm test "$release" -n "$space" --timeout 10m --logs) || { say "$said"; return 1; }
+  contains "$said" ready
 }
 image_is_small_and_holds_two_files() {
   python3 - "$scratch/image.tar" "$(sed -n 's/^appVersion: //p' "$chart/Chart.yaml")" <<'PYTHON'

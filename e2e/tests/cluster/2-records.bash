@@ -44,7 +44,6 @@ object_deleted_by_hand_loses_its_record() {
   until_true 90 is_gone "s3://$bucket/etcd-snapshot-$node-1700000002"
   is "$(field "s3://$bucket/etcd-snapshot-$node-1700000000" .status.readyToUse)" true
 }
-is_gone() { is "$(record_of "$1")" ""; }
 deleted_record_comes_back() {
   kubectl delete etcdsnapshotfile "$(record_of "file://$directory/etcd-snapshot-$node-1700000000")"
   until_true 60 field_is "file://$directory/etcd-snapshot-$node-1700000000" .status.readyToUse true

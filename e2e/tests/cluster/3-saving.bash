@@ -5,12 +5,12 @@ secret_names() { # secret_names BUCKET FOLDER IDENTITY: read at the next beat, w
     "{\"stringData\": {\"etcd-s3-bucket\": \"$1\", \"etcd-s3-folder\": \"$2\", \"etcd-s3-access-key\": \"$3\", \"etcd-s3-secret-key\": \"hush-of-the-$3\"}}"
 }
 saved() { get "$@" "http://$s3/$bucket_to_write/$folder/$object"; } # object=NAME saved [FLAG...]
-newest() { # newest PLACE BASE: where the newest snapshot of that base name is, by its record
+newest() { # newest PLACE BASE: where the newest snapshot of that base name is that can be restored; a younger one may be on its way
   local found
-  found=$(kubectl get etcdsnapshotfiles -o jsonpath='{range .items[*]}{.spec.location}{"\n"}{end}' | grep -F "$1/$2-$node-" | sort | tail -n 1)
+  found=$(kubectl get etcdsnapshotfiles -o jsonpath='{range .items[?(@.status.readyToUse==true)]}{.spec.location}{"\n"}{end}' |
+    grep -F "$1/$2-$node-" | sort | tail -n 1)
   [ -n "$found" ] && echo "$found"
 }
-newest_is_ready() { field_is "$(newest "$1" "$2")" .status.readyToUse true; }
 whole_story_of() { # whole_story_of NAME: file, object, both sidecars and both records agree
   local at digest
   at=$(object=$1 saved -I | tr -d '\r' | tr '[:upper:]' '[:lower:]')
@@ -31,8 +31,8 @@ saves_on_schedule() {
   kubectl -n kube-system create configmap k3s-etcd-snapshot-extra-metadata --from-literal=team=platform
   secret_names $bucket_to_write $folder writer
   install "${with_bucket[@]}" --set settings.etcd-snapshot-name=scheduled --set-string 'settings.etcd-snapshot-schedule-cron=@every 10s' > /dev/null
-  until_true 60 newest_is_ready "file://$directory" scheduled
-  until_true 60 newest_is_ready "s3://$bucket_to_write/$folder" scheduled
+  until_true 60 newest "file://$directory" scheduled
+  until_true 60 newest "s3://$bucket_to_write/$folder" scheduled
   # Back to every twelve hours: nothing else comes while the story looks.
   install "${with_bucket[@]}" > /dev/null
   name=$(newest "s3://$bucket_to_write/$folder" scheduled)

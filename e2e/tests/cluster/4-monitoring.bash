@@ -14,7 +14,7 @@ with_the_prometheus_operator_is_taken() { # its own definitions, from its own mo
   crds=$(cd "$repository/e2e/chart/prometheus-operator" && GOFLAGS=-mod=readonly go mod download -json github.com/prometheus-operator/prometheus-operator)
   crds=$(sed -n 's/^\t"Dir": "\(.*\)",$/\1/p' <<< "$crds")/example/prometheus-operator-crd
   kubectl apply --server-side -f "$crds/monitoring.coreos.com_podmonitors.yaml" -f "$crds/monitoring.coreos.com_prometheusrules.yaml"
-  kubectl wait --for condition=Established --timeout 60s crd/podmonitors.monitoring.coreos.com crd/prometheusrules.monitoring.coreos.com
+  kubectl wait --for condition=Established --timeout 5m crd/podmonitors.monitoring.coreos.com crd/prometheusrules.monitoring.coreos.com
   until_true 60 server_takes "${monitored[@]}"
   install "${with_bucket[@]}" "${monitored[@]}" > /dev/null
   is "$(kubectl -n "$space" get podmonitors,prometheusrules -o name | wc -l)" 2
@@ -82,13 +82,13 @@ END
 }
 series() { # series QUERY: the labels of each, and its value
   local found
-  found=$(get -G "http://$prometheus/api/v1/query" --data-urlencode "query=$1")
+  found=$(get -G "http://$prometheus/api/v1/query" --data-urlencode "query=$1") || return 1
   python3 -c '
 import json, sys
 for one in json.load(sys.stdin)["data"]["result"]:
     print(*[f"{name}={value}" for name, value in sorted(one["metric"].items())] + [one["value"][1]])' <<< "$found" | sort
 }
-series_are() { is "$(series "$1")" "$2"; }
+series_are() { local found && found=$(series "$1") && is "$found" "$2"; }
 prometheus_finds_the_agents() {
   find_pods "$scratch/pods.json"
   # Alerts and dashboard show the node, and go on over a restart of the pod.

@@ -5,6 +5,7 @@ another_pod_than() { local now; now=$(pod) && [ -n "$now" ] && [ "$now" != "$1" 
 killed_pod_comes_back_and_writes_nothing() {
   local before old
   before=$(versions) old=$(pod)
+  [ -n "$before" ]
   kubectl -n "$space" delete pod "$old" --grace-period=0 --force
   until_true 90 another_pod_than "$old"
   until_true 90 metric_is 'etcd_snapshot_files{kind="good",storage="local"}' 1
@@ -62,6 +63,7 @@ assert files and len(files) == len(set(files)), files'
 another_leader_follows() {
   local first
   first=$(holder)
+  [ -n "$first" ]
   kubectl -n "$space" delete pod --field-selector "spec.nodeName=${first%_*}" --grace-period=0 --force
   until_true 90 holds_another "$first"
   until_true 90 one_leads
@@ -74,9 +76,9 @@ another_leader_follows() {
 drained_node_keeps_its_agent() {
   local before
   before=$(pod)
-  kubectl drain "$node" --ignore-daemonsets --delete-emptydir-data --timeout 60s
+  kubectl drain "$node" --ignore-daemonsets --delete-emptydir-data --timeout 5m
   is "$(pod)" "$before"
-  agents_ready 1
+  until_true 60 agents_ready 1
   kubectl uncordon "$node"
 }
 denied_verb_is_said() {
@@ -104,7 +106,7 @@ renewed_certificates_need_no_restart() {
 two_releases_do_not_fight() {
   local before
   before=$(versions)
-  helm install second "$chart" --namespace second --create-namespace --wait --timeout 3m --set nameOverride=keeper > "$scratch/notes"
+  helm install second "$chart" --namespace second --create-namespace --wait --timeout 10m --set nameOverride=keeper > "$scratch/notes"
   contains "$(cat "$scratch/notes")" "the CRD was installed by the release $release in the namespace $space"
   contains "$(cat "$scratch/notes")" "the release $release in the namespace $space is here too"
   # Whatever its pods are called, both are found, and one is to be chosen.
@@ -114,7 +116,7 @@ two_releases_do_not_fight() {
   contains "$(plugin ls --instance second)" "etcd-snapshot-$node-1700000000"
   is "$(versions)" "$before"
   helm uninstall second --namespace second --wait
-  kubectl -n second wait --for delete pod --all --timeout 90s
+  kubectl -n second wait --for delete pod --all --timeout 5m
   kubectl delete namespace second --wait=false
 }
 any_etcd_is_saved_without_root() { # from a Secret onto a volume, in a namespace that allows nothing more; as if the etcd were elsewhere
@@ -129,14 +131,14 @@ any_etcd_is_saved_without_root() { # from a Secret onto a volume, in a namespace
   nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [$node]}]}]}}}}
 END
   helm install any "$chart" -n any --set distribution=generic --set "settings.etcd-endpoint=https://$net.0.1:2379" --set etcd.certificatesSecret=etcd-client \
-    --wait --timeout 3m > /dev/null
+    --wait --timeout 10m > /dev/null
   said=$(plugin save -n any)
   name=$(sed -n 's/^Snapshot \(.*\) saved\.$/\1/p' <<< "$said")
   is "${name%-*}" on-demand-any-etcd-snapshot-operator
   until_true 60 field_is "file:///var/lib/etcd-snapshot-operator/snapshots/$name" .status.readyToUse true
   plugin delete --yes -n any "$name"
   helm uninstall any -n any --wait
-  kubectl -n any wait --for delete pod --all --timeout 90s
+  kubectl -n any wait --for delete pod --all --timeout 5m
   # Snapshots outlive the release.
   is "$(kubectl -n any get persistentvolumeclaims -o name)" persistentvolumeclaim/any-etcd-snapshot-operator
   kubectl delete namespace any --wait=false

@@ -16,21 +16,22 @@ upgrading_twice_keeps_all() {
 rolling_back_keeps_all() {
   local records_before
   records_before=$(uids)
-  helm rollback "$release" -n "$space" --wait --timeout 3m
+  helm rollback "$release" -n "$space" --wait --timeout 10m
   is "$(uids)" "$records_before"
-  agents_ready 1
+  until_true 60 agents_ready 1
 }
 crd_is_upgraded_with_the_chart() { # to a next version of the chart, whose CRD has one more column, and back
-  local records_before
+  local records_before said
   records_before=$(uids)
   cp -r "$chart" "$scratch/next"
   sed -i 's/^version: .*/version: 99.0.0/' "$scratch/next/Chart.yaml"
   sed -i 's/^  - additionalPrinterColumns:$/&\n    - {jsonPath: .metadata.uid, name: Next, type: string}/' "$scratch/next/files/crd.yaml"
-  helm upgrade "$release" "$scratch/next" -n "$space" --reuse-values --wait --timeout 3m > /dev/null
+  helm upgrade "$release" "$scratch/next" -n "$space" --reuse-values --wait --timeout 10m > /dev/null
   contains "$(kubectl get etcdsnapshotfiles | head -1)" NEXT
   is "$(uids)" "$records_before"
-  helm rollback "$release" -n "$space" --wait --timeout 3m
-  lacks "$(kubectl get etcdsnapshotfiles | head -1)" NEXT
+  helm rollback "$release" -n "$space" --wait --timeout 10m
+  said=$(kubectl get etcdsnapshotfiles)
+  lacks "$(head -1 <<< "$said")" NEXT
   is "$(uids)" "$records_before"
 }
 rights_are_those_used() {
@@ -38,18 +39,19 @@ rights_are_those_used() {
   python3 "$here/rights" "$scratch/cluster/log/audit.json" "system:serviceaccount:$space:$agent" < "$scratch/objects.json"
 }
 uninstalling_keeps_records_and_files() {
-  local crd_before records_before files_before
+  local crd_before records_before files_before left
   crd_before=$(crd uid) records_before=$(uids) files_before=$(on_node ls "$directory")
-  helm uninstall "$release" -n "$space" --wait --timeout 3m
+  helm uninstall "$release" -n "$space" --wait --timeout 10m
   is "$(crd uid)" "$crd_before"
   is "$(uids)" "$records_before"
   is "$(on_node ls "$directory")" "$files_before"
-  is "$(kubectl get clusterroles,clusterrolebindings -o name | grep -c etcd-snapshot-operator)" 0
+  left=$(kubectl get clusterroles,clusterrolebindings -o name)
+  lacks "$left" etcd-snapshot-operator
 }
 another_name_finds_all() {
   local crd_before records_before
   crd_before=$(crd uid) records_before=$(uids)
-  helm install renamed "$chart" -n "$space" --wait --timeout 3m > "$scratch/notes"
+  helm install renamed "$chart" -n "$space" --wait --timeout 10m > "$scratch/notes"
   contains "$(cat "$scratch/notes")" "the CRD was installed by the release $release in the namespace $space"
   is "$(crd uid)" "$crd_before"
   is "$(uids)" "$records_before"
@@ -60,16 +62,16 @@ insisting_on_a_crd_of_somebody_else_is_refused() {
   contains "$said" "was installed by the release $release in the namespace $space"
   # The sentence says how to hand it over.
   kubectl annotate --overwrite crd etcdsnapshotfiles.k3s.cattle.io meta.helm.sh/release-name=renamed "meta.helm.sh/release-namespace=$space"
-  helm upgrade renamed "$chart" -n "$space" --set crds.install=always --wait --timeout 3m > /dev/null
+  helm upgrade renamed "$chart" -n "$space" --set crds.install=always --wait --timeout 10m > /dev/null
 }
 crd_of_k3s_is_left_alone() {
   kubectl annotate crd etcdsnapshotfiles.k3s.cattle.io meta.helm.sh/release-name- meta.helm.sh/release-namespace-
   local before
   before=$(crd resourceVersion)
-  helm upgrade renamed "$chart" -n "$space" --reset-values --wait --timeout 3m > "$scratch/notes"
+  helm upgrade renamed "$chart" -n "$space" --reset-values --wait --timeout 10m > "$scratch/notes"
   contains "$(cat "$scratch/notes")" "the CRD was installed by somebody else than Helm"
   is "$(crd resourceVersion)" "$before"
-  helm uninstall renamed -n "$space" --wait --timeout 3m
+  helm uninstall renamed -n "$space" --wait --timeout 10m
   is "$(crd resourceVersion)" "$before"
 }
 

@@ -47,3 +47,4 @@ mod stores;
 mod upload_faults;
 mod upload_lies;
 mod uploads;
+mod web_identity;

@@ -5,8 +5,6 @@
 
 use std::time::Duration;
 
-use aws_config::default_provider::credentials::DefaultCredentialsChain;
-use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::Credentials;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::{ReconnectMode, RetryConfig, RetryPartition};
@@ -15,6 +13,7 @@ use aws_sdk_s3::config::{self, BehaviorVersion, Config, Region, RequestChecksumC
 use aws_smithy_runtime_api::client::interceptors::context::InterceptorContext;
 use aws_smithy_runtime_api::client::retries::classifiers::{ClassifyRetry, RetryAction};
 
+use super::credentials::surroundings;
 use super::dial::Dial;
 use super::error::{Place, S3Error};
 use super::proxy::Route;
@@ -79,7 +78,7 @@ pub async fn connect(access: &S3Access, observer: Observer) -> Result<(Client, P
             None,
             "settings",
         )),
-        None => config.credentials_provider(surroundings(region).await?),
+        None => config.credentials_provider(surroundings(&region).await?),
     };
     let place = Place {
         endpoint: access.endpoint.to_string(),
@@ -106,15 +105,6 @@ pub fn unhurried() -> config::Builder {
 /// For what may take the server its time: one attempt may use all of it.
 pub fn patient(timeout: Duration) -> config::Builder {
     Config::builder().timeout_config(TimeoutConfig::builder().operation_attempt_timeout(timeout).build())
-}
-
-/// The SDK's chain: environment, profile, web identity, container, instance. It asks other servers than the bucket's, so it has
-/// connections of its own: what the settings say of the bucket's server does not hold for them.
-async fn surroundings(region: Region) -> Result<DefaultCredentialsChain, S3Error> {
-    let dial = Dial::new(client_config(&Trust::System)?, environment(), CONNECT);
-    let transport = Transport::new(dial, std::sync::Arc::new(|_| {}), CONNECT);
-    let config = ProviderConfig::without_region().with_region(Some(region.clone())).with_http_client(transport);
-    Ok(DefaultCredentialsChain::builder().region(region).configure(config).build().await)
 }
 
 fn environment() -> Route {

@@ -187,7 +187,7 @@ impl Asked<'_> {
 
     fn refused(&self, response: &HttpResponse, code: Option<&str>) -> S3Error {
         let status = response.status().as_u16();
-        let code = code.filter(|code| !code.is_empty() && code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric()));
+        let code = as_code(code);
         let said = code.map_or_else(|| status.to_string(), |code| format!("{status} {code}"));
         let Place { bucket, endpoint, region, tls, .. } = self.place;
         let body = String::from_utf8_lossy(response.body().bytes().unwrap_or_default());
@@ -292,7 +292,8 @@ impl Asked<'_> {
     fn undelivered(&self, error: &(dyn StdError + 'static)) -> S3Error {
         let Place { endpoint, tls, .. } = self.place;
         if let Some(credentials) = find::<CredentialsError>(error) {
-            return self.without_credentials(credentials);
+            let (category, rest) = super::credentials::missing(credentials);
+            return self.say(category, rest);
         }
         if find::<Stalled>(error).is_some() {
             let stood = "stood still for as long as etcd-s3-timeout: neither did bytes move nor did the answer come";
@@ -326,17 +327,6 @@ impl Asked<'_> {
             Some(http) => self.say(Category::Unreachable, format!("failed: the connection broke ({})", chain(http))),
             None => self.say(Category::Protocol, format!("cannot be done: {}", chain(error))),
         }
-    }
-
-    fn without_credentials(&self, error: &CredentialsError) -> S3Error {
-        let ways =
-            "set etcd-s3-access-key and etcd-s3-secret-key, or give this pod a role (web identity, container, instance) or a profile";
-        let rest = match error {
-            CredentialsError::CredentialsNotLoaded(_) => format!("is not possible without credentials, and there are none: {ways}"),
-            CredentialsError::ProviderTimedOut(_) => format!("is not possible: the source of credentials did not answer in time; {ways}"),
-            error => format!("is not possible: the source of credentials failed ({})", chain(error)),
-        };
-        self.say(Category::Credentials, rest)
     }
 
     fn tls(&self, error: &rustls::Error) -> String {
@@ -382,6 +372,11 @@ pub fn is_met<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> boo
     matches!(status(error), Some(409 | 412))
 }
 
+/// A code, if it has the shape of one.
+pub fn as_code(code: Option<&str>) -> Option<&str> {
+    code.filter(|code| !code.is_empty() && code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
 /// The code of a refusal.
 pub fn code<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option<&str> {
     error.as_service_error().and_then(ProvideErrorMetadata::code)
@@ -395,6 +390,6 @@ pub fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
 const NOT_S3: &str = "brought an answer that is not S3's: is etcd-s3-endpoint the S3 API, and not a console or a login page?";
 
 /// An error with its sources, each once.
-fn chain(error: &(dyn StdError + 'static)) -> String {
+pub fn chain(error: &(dyn StdError + 'static)) -> String {
     Failure::of("", error).message
 }

@@ -6,6 +6,7 @@
 
 mod body;
 mod client;
+mod credentials;
 mod dial;
 pub mod download;
 mod error;
