@@ -60,7 +60,7 @@ fn unchanged() -> Observed {
     };
     let us = Identity { node, cluster: ClusterId::new("uid"), member: Member::Silent };
     Observed {
-        owners: owners(&storage, &us, &listing),
+        owners: owners(&storage, &us, &listing, Timestamp::UNIX_EPOCH),
         records: Some(listing.values().map(record).collect()),
         inventory: Inventory::Complete(Complete::vouch(listing)),
         shape: SHAPE,

@@ -13,7 +13,7 @@ use super::retention::Shelf;
 use crate::record::Record;
 use crate::snapshot::owner::{owners, owners_adopting};
 use crate::snapshot::{
-    ClusterId, Complete, Digest, FileName, Identity, Inventory, Listing, NodeName, SnapshotFile, Storage, Upload, UploadId,
+    ClusterId, Complete, Digest, FileName, Identity, Inventory, Listing, NodeName, Owner, SnapshotFile, Storage, Upload, UploadId,
 };
 
 /// The uploads of this pass, newest first, and multipart uploads to be aborted since their file is not to go up any more.
