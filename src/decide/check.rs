@@ -189,7 +189,7 @@ impl View<'_> {
         seen && ours
     }
 
-    /// Whether it is proven ours, of the base name, and of no doubtful time.
+    /// Whether it is proven ours, of the base name, and not dated ahead.
     fn counts(&self, file: &SnapshotFile) -> bool {
         let Some(known) = &file.known else { return false };
         let owner = match self.seen.owners.get(&file.name) {

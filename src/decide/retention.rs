@@ -3,7 +3,7 @@
 //! In: one storage's complete listing, whose each file is, and how many good ones to keep. Out: what goes, oldest first,
 //! each with its reason. It keeps on every doubt; the brake is [`super::check()`]'s.
 //!
-//! **What counts**: files of the base name that are ours beyond doubt, at rest, looked into, and whose name is not in the future. Good
+//! **What counts**: files of the base name that are ours beyond doubt, at rest, looked into, and not dated ahead. Good
 //! ones of them take places, N by each of three clocks: the time in the name, the last change, and etcd's raft index where
 //! the manifest tells it, which no jump of a node's clock touches. One that has a place by any of them stays.
 //!
@@ -15,11 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 
 use super::plan::{Action, Asked, Keep, Observed, Policy, Reason, Step};
-use crate::snapshot::owner::{owners, owners_adopting, tells_of_another_history};
+use crate::snapshot::owner::{is_dated_ahead, owners, owners_adopting, tells_of_another_history};
 use crate::snapshot::{BaseName, FileName, Identity, Inventory, Listing, Member, NodeName, Owner, SnapshotFile, Storage, Verdict};
 
-/// A name further in the future than this is doubtful: it is kept, and never the newest.
-const DOUBTFUL: SignedDuration = SignedDuration::from_mins(5);
 /// What changed less than this ago was saved or uploaded just now, and stays whatever its name says; unless a person prunes, who has looked.
 const JUST_NOW: SignedDuration = SignedDuration::from_mins(5);
 /// When there are three damaged ones, the oldest goes.
@@ -153,7 +151,7 @@ impl<'a> Shelf<'a> {
             (Some(node), _) | (None, Some(node)) => node,
             (None, None) => &self.us.node,
         };
-        let named = file.name.time().filter(|time| file.name.is_of(base, node) && time.duration_since(now) <= DOUBTFUL)?;
+        let named = file.name.time().filter(|_| file.name.is_of(base, node) && !is_dated_ahead(file, now))?;
         let history = known.manifest.history.as_ref().filter(|_| owner == Owner::Ours);
         Some(Counted { file, node, named, raft_index: history.map(|history| history.raft_index) })
     }

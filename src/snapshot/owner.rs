@@ -75,7 +75,7 @@ impl Owner {
 /// How much newer a manifest must be, by name and by change, before it speaks about an older one: skew and lag make no history.
 const SURELY_NEWER: SignedDuration = SignedDuration::from_mins(5);
 
-/// Whether a file's name is of a time that is surely yet to come.
+/// Whether a file's name is of a time that is surely yet to come: it is kept, and never the newest.
 pub fn is_dated_ahead(file: &SnapshotFile, now: Timestamp) -> bool {
     surely_newer(file.name.created_at(file.modified), now)
 }

@@ -5,15 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::cli::terminal::harmless;
 use crate::cli::trouble::Trouble;
-use crate::snapshot::owner::owners;
+use crate::snapshot::owner::{is_dated_ahead, owners};
 use crate::snapshot::{ClusterId, Identity, Listing, Member, NodeName, Owner, SnapshotFile, Storage, Verdict};
-
-/// A name that is further in the future than this is doubtful, and never the newest.
-const DOUBTFUL: SignedDuration = SignedDuration::from_mins(5);
 
 /// The choice.
 #[derive(Debug, PartialEq, Eq)]
@@ -67,7 +64,7 @@ pub fn latest<'a>(
     let created = |file: &SnapshotFile| file.name.created_at(file.modified);
     let mut notes = Vec::new();
     let all = ours.len();
-    ours.retain(|file| created(file) <= now + DOUBTFUL);
+    ours.retain(|file| !is_dated_ahead(file, now));
     if ours.len() < all {
         notes.push(format!("{} with a time in the future are left out: get them by name", counted(all - ours.len())));
     }

@@ -35,7 +35,8 @@ Examples:
 
 Columns: Name, Location, Size and Created are K3s's. State is good, suspect (taken without a quorum or from a corrupt member), plausible (an
 object of which only the size is known to be right), damaged, unverified, or writing. Owner is ours, another-history (from before a restore;
-where --etcd-endpoint or --etcd-host is given, the member is asked), doubtful (so only by the word of a file whose name is in the future), another-cluster, or unknown. Record is ready, not-ready, none, differs, or - where none is kept or the records are not known.";
+where --etcd-endpoint or --etcd-host is given, the member is asked), doubtful (perhaps ours: only a file whose name is in the future speaks
+against it), another-cluster, or unknown. Record is ready, not-ready, none, differs, or - where none is kept or the records are not known.";
 
 /// List the snapshots in the directory and in the bucket, what they are worth, and where their records differ.
 #[derive(Debug, Args)]

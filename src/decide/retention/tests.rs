@@ -110,7 +110,7 @@ fn what_is_not_ours_not_looked_into_or_not_at_rest_never_goes_and_takes_no_place
 }
 
 #[test]
-fn a_name_five_minutes_ahead_is_not_doubtful_yet() {
+fn a_name_five_minutes_from_now_is_not_dated_ahead_yet() {
     let ahead = |seconds: i64| good(-seconds).but(|file| file.modified = time(NOW - 9 * HOUR));
     for (seconds, counts) in [(0, true), (300, true), (301, false), (200_000_000, false)] {
         let world = World::new(local(), 1, [ahead(seconds), good(HOUR), good(2 * HOUR), good(3 * HOUR)]);

@@ -45,11 +45,10 @@ impl Inner {
             NotRead::Stale => NotVerified::Stale,
             NotRead::Failed(failure) => NotVerified::Failed(failure),
         })?;
-        // Advice may be refused, and is never worth an error. The snapshot leaves the page cache again, so that reading
-        // it does not push out what the member next door lives on.
+        // Advice may be refused, and is never worth an error.
         let _ = fadvise(&opened, 0, None, Advice::Sequential);
         let read = if file.name.is_compressed() { zipped(&opened, file.size, &go_on) } else { raw(&opened, file.size, &go_on) };
-        let _ = fadvise(&opened, 0, None, Advice::DontNeed);
+        leave_the_page_cache(opened);
         let still_there =
             matches!(place::look(&entered, &self.path, &file.name), Ok(Look::File(stamp)) if stamp.is_content_of(&file.version));
         let (verdict, digests) = match read {
@@ -60,6 +59,14 @@ impl Inner {
         self.state.note(&file.name, file.version.of_content(), Judged { verdict: verdict.clone(), digests });
         Ok(verdict)
     }
+}
+
+/// Reading a snapshot should not push out what the member next door lives on. What was written just now goes to the disk first, which
+/// can take as long as hashing it took; so nobody waits.
+fn leave_the_page_cache(file: File) {
+    let advise = move || fadvise(&file, 0, None, Advice::DontNeed);
+    // Without a thread to be had it stays there for now.
+    let _ = std::thread::Builder::new().name("page-cache".into()).spawn(advise);
 }
 
 fn raw(file: &File, size: u64, go_on: &impl Fn() -> bool) -> io::Result<(Verdict, Manifest)> {

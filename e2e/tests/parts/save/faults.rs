@@ -97,12 +97,13 @@ async fn a_stream_that_is_changed_or_lacks_something_leaves_nothing() -> Result<
     Ok(())
 }
 
-/// Takes all the room but so many bytes.
+/// Takes all the room but so many bytes, besides what it took before.
 pub fn take_all_but(path: &Path, rest: u64) {
-    let file = std::fs::File::create(path.join("else")).unwrap();
+    let file = std::fs::File::options().create(true).append(true).open(path.join("else")).unwrap();
     let take = || {
         let stat = rustix::fs::statvfs(path)?;
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, (stat.f_bavail * stat.f_frsize).saturating_sub(rest))
+        let (taken, free) = (rustix::fs::fstat(&file)?.st_size, (stat.f_bavail * stat.f_frsize).saturating_sub(rest));
+        if free == 0 { Ok(()) } else { rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), taken.cast_unsigned(), free) }
     };
     // Somebody may be writing meanwhile.
     while take() == Err(rustix::io::Errno::NOSPC) {}

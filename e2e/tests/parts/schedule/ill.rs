@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
 use crate::boltdb::post;
-use crate::common::{SmallDisk, complains, said};
+use crate::common::{SmallDisk, complaints, said};
 use crate::invariants::{heard, hears, told};
 use crate::save::{Relay, take_all_but};
 
@@ -146,12 +146,24 @@ async fn a_disk_that_gets_full_in_the_middle_of_a_save_is_one_failure_and_the_ne
     ensure!(!files.iter().any(|name| name.starts_with('.')) && !files.iter().any(|name| name == file(&failed)), "{files:?}");
 
     // While nothing at all can be written, not even that a save is tried, nothing is saved; and that is said.
-    take_all_but(&disk.0, 0);
-    complains(&mut operator, "noting attempts of the schedule in the state").await?;
+    operator
+        .until("the log to complain of a full disk", async |operator| {
+            // A file that is replaced leaves its old place free.
+            take_all_but(&disk.0, 0);
+            ensure!(!complaints(operator, "noting attempts of the schedule in the state").is_empty(), "not a word of it");
+            Ok(())
+        })
+        .await?;
     let notes = hears_on_node(&mut operator, &saver.site).await?;
     ensure!(notes.contains("schedule.json"), "{notes}");
     let ill = async |operator: &Operator| -> Result<String> { operator.get("/readyz").await?.ok() };
-    ensure!(ill(&operator).await?.contains("schedule.json"), "{}", ill(&operator).await?);
+    operator
+        .until("readyz to say it", async |operator| {
+            let said = ill(operator).await?;
+            ensure!(said.contains("schedule.json"), "{said}");
+            Ok(())
+        })
+        .await?;
     std::fs::remove_file(disk.0.join("else"))?;
     runs(&mut operator, "done").await?;
     operator

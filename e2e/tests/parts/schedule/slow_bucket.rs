@@ -84,13 +84,17 @@ async fn a_bucket_at_a_megabit_a_second_makes_no_member_hold_a_snapshot_open() -
     let [begun, ..] = streams(&saver.etcd).await?;
     let hand = Hand::new("save")?.on(&saver.site).with_kubernetes(&saver.site).flag("--etcd-endpoint", saver.etcd.endpoint());
     let running = hand.with_bucket_at(&saver.site, s3.endpoint()).start()?;
-    e2e::wait::until("an upload that has begun, and a stream that has ended", async || {
+    let going_up = e2e::wait::until("an upload that has begun, and a stream that has ended", async || {
         ensure!(line.hits() > 0, "nothing goes up yet");
         ensure!(streams(&saver.etcd).await? == [begun + 1; 3], "{:?}", streams(&saver.etcd).await?);
         ensure!(snapshots_in(&saver.site.snapshots())?.len() == 1, "{:?}", snapshots_in(&saver.site.snapshots())?);
         Ok(())
-    })
-    .await?;
+    });
+    if let Err(error) = going_up.await {
+        let _ = running.signal(e2e::process::Signal::TERM);
+        let ended = running.ended().await?;
+        return Err(error.context(format!("it ended with {:?}\n{}{}", ended.code, ended.out, ended.err)));
+    }
     let meanwhile = growth(&saver.etcd, &member, true).await?;
     ensure!(meanwhile < held_open / 2, "the database grew by {meanwhile}, and by {held_open} with a transaction held open");
     ensure!(saver.site.bucket.keys().await?.is_empty(), "{:?}", saver.site.bucket.keys().await?);
