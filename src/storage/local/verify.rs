@@ -48,21 +48,23 @@ impl Inner {
         // Advice may be refused, and is never worth an error.
         let _ = fadvise(&opened, 0, None, Advice::Sequential);
         let read = if file.name.is_compressed() { zipped(&opened, file.size, &go_on) } else { raw(&opened, file.size, &go_on) };
-        leave_the_page_cache(opened);
         let still_there =
             matches!(place::look(&entered, &self.path, &file.name), Ok(Look::File(stamp)) if stamp.is_content_of(&file.version));
-        let (verdict, digests) = match read {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(NotVerified::Stopped),
-            _ if !still_there => return Err(NotVerified::Stale),
-            read => read.map_err(failed)?,
+        let judged = match read {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(NotVerified::Stopped),
+            _ if !still_there => Err(NotVerified::Stale),
+            read => read.map_err(failed),
         };
-        self.state.note(&file.name, file.version.of_content(), Judged { verdict: verdict.clone(), digests });
-        Ok(verdict)
+        if let Ok((verdict, digests)) = &judged {
+            self.state.note(&file.name, file.version.of_content(), Judged { verdict: verdict.clone(), digests: digests.clone() });
+        }
+        leave_the_page_cache(opened);
+        Ok(judged?.0)
     }
 }
 
 /// Reading a snapshot should not push out what the member next door lives on. What was written just now goes to the disk first, which
-/// can take as long as hashing it took; so nobody waits.
+/// can take as long as hashing it took; so nobody waits, nor has the state to be synced meanwhile.
 fn leave_the_page_cache(file: File) {
     let advise = move || fadvise(&file, 0, None, Advice::DontNeed);
     // Without a thread to be had it stays there for now.

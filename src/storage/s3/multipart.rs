@@ -1,7 +1,7 @@
 //! Uploads in parts: begun once, gone on with by later tries, completed only when every byte is the one that was verified.
 //!
 //! In: a file too large for one request. Out: its object; or an upload that the next try goes on with, unless that would be in vain.
-//! At most four parts are in memory. Nobody's upload is touched but those whose ids we were given, or found under keys of ours.
+//! At most three parts are in memory. Nobody's upload is touched but those whose ids we were given, or found under keys of ours.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
@@ -46,7 +46,7 @@ impl Sizes {
 const MIB: u64 = 1024 * 1024;
 /// S3 takes no more parts than these.
 const MOST_PARTS: u64 = 10_000;
-/// Parts under way at once. One more is being read meanwhile.
+/// Parts in memory at once, under way or being read.
 const AT_ONCE: usize = 3;
 /// Pages of uploads after which the rest is left for another day.
 const MOST_PAGES: usize = 1000;
