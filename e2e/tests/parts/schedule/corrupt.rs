@@ -44,14 +44,7 @@ async fn with_the_alarm_corrupt_it_saves_and_tells_of_it_and_nothing_is_good_or_
     newest_good(&mut operator, "local", taken(&good.context("none was saved before")?)?).await?;
 
     saver.etcd.etcdctl(["alarm", "disarm"]).await?;
-    operator
-        .until("a later one in the bucket", async |_| {
-            let keys = site.bucket.keys().await?;
-            ensure!(keys.iter().any(|key| *key > site.key(&name)), "{keys:?}");
-            Ok(())
-        })
-        .await?;
-    let keys = site.bucket.keys().await?;
+    let keys = later_goes_up(&mut operator, site, &name).await?;
     for name in saver.files()? {
         ensure!(alarms(&name)?.is_empty() || !keys.contains(&site.key(&name)), "{name} was saved with the alarm, and went up");
     }

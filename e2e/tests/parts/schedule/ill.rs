@@ -34,14 +34,7 @@ async fn without_a_quorum_it_saves_tells_of_it_and_sends_nothing_up_until_there_
     for at in [1, 2] {
         cluster.launch(at, "existing")?;
     }
-    operator
-        .until("a later one in the bucket", async |_| {
-            let keys = site.bucket.keys().await?;
-            ensure!(keys.iter().any(|key| *key > site.key(&name)), "{keys:?}");
-            Ok(())
-        })
-        .await?;
-    let keys = site.bucket.keys().await?;
+    let keys = later_goes_up(&mut operator, &site, &name).await?;
     ensure!(!keys.contains(&site.key(&name)), "what was saved without a quorum went up: {keys:?}");
     let record = crate::common::local_record(&site, &name).await?;
     ensure!(ready(&record), "it is whole, and can be restored: {record:?}");

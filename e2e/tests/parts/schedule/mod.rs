@@ -145,6 +145,18 @@ async fn runs(operator: &mut Operator, outcome: &str) -> Result<()> {
     rises(operator, RUNS, &[("outcome", outcome)], before).await
 }
 
+/// Waits until a snapshot that is newer than this one has gone up; returns the keys of the bucket then.
+async fn later_goes_up(operator: &mut Operator, site: &Site, name: &str) -> Result<Vec<String>> {
+    operator
+        .until("a later one in the bucket", async |_| {
+            let keys = site.bucket.keys().await?;
+            ensure!(keys.iter().any(|key| *key > site.key(name)), "{keys:?}");
+            Ok(())
+        })
+        .await?;
+    site.bucket.keys().await
+}
+
 async fn in_force(operator: &Operator) -> Result<bool> {
     Ok(operator.metrics().await?.get("etcd_snapshot_schedule_in_force", &[])? > 0.0)
 }
